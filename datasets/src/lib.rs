@@ -1,1 +1,13 @@
+//! Where corpora lie and where results go: locations, formats, splits, part files and the commit log.
+//!
+//! A source is resolved to immutable [`SourceFile`]s and cut into [`Split`]s; a split is read as Arrow record batches,
+//! unreadable rows beside them. Results are written as part files with attempt-unique names, and a split is done when its
+//! commit record was created.
+//!
+//! Crate features: `s3`, `gcs`, `azure`, `http` and `hf` each add a kind of location; local files and memory are always there.
 
+mod error;
+mod split;
+
+pub use error::{DatasetError, Result};
+pub use split::{Compression, Format, SourceFile, SourcePlan, Split, SplitUnit};

@@ -1,1 +1,43 @@
+//! Operators on Arrow record batches: the working parts of gristmill, usable on their own.
+//!
+//! An operator is described by an [`OperatorSpec`] (its kind, name and configuration), bound to an input schema by a
+//! [`Registry`], and run as a [`Pass`] over one ordered stream of batches. Everything here is synchronous and needs Arrow
+//! only: no query engine, no async runtime, no network. The plan nodes and SQL functions of `gristmill-pipelines` are
+//! thin hosts around the same trait.
+//!
+//! ```
+//! # #[cfg(feature = "sample")] {
+//! use std::sync::Arc;
+//! use arrow_array::{RecordBatch, StringArray};
+//! use gristmill_operators::{apply, OperatorSpec, Registry, Resources};
+//!
+//! let ids = StringArray::from(vec!["a", "b", "c"]);
+//! let batch = RecordBatch::try_from_iter([("id", Arc::new(ids) as _)])?;
+//! let spec = OperatorSpec::new("sample", serde_json::json!({"fraction": 1.0}));
+//! let operator = Registry::standard().bind(&spec, &batch.schema(), &Resources::local())?;
+//! let output = apply(operator.as_ref(), [batch])?;
+//! assert_eq!(output.rows(), 3);
+//! # }
+//! # Ok::<(), gristmill_operators::OperatorError>(())
+//! ```
+//!
+//! Cargo features keep the tree small: `blocklist`, `tokens` and `sample` each add their operators, `parquet` lets term
+//! lists be Parquet files.
 
+mod columns;
+pub mod config;
+pub mod conformance;
+mod error;
+mod guard;
+mod operator;
+mod registry;
+mod resources;
+#[cfg(feature = "sample")]
+pub mod sample;
+
+pub use columns::{TextColumn, default_array, require_column};
+pub use error::{OperatorError, Result, nearest};
+pub use guard::{Guarded, RowPredicate};
+pub use operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, Quarantined, Rejected, RowEffect, apply};
+pub use registry::Registry;
+pub use resources::{ReadResource, ResourceIdentity, Resources};

@@ -1,0 +1,100 @@
+//! What can go wrong with data outside the program, in terms a caller can act on.
+
+/// The result of a call of this crate.
+pub type Result<T, E = DatasetError> = std::result::Result<T, E>;
+
+/// A failure of reading, writing or planning. Messages name the place and never contain credentials.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatasetError {
+    /// A location cannot be understood or is not supported by this build.
+    #[error("'{location}': {message}")]
+    Location {
+        /// The location as written, without credentials.
+        location: String,
+        /// What is wrong and what is allowed.
+        message: String,
+    },
+    /// Nothing is there.
+    #[error("'{location}' does not exist{}", hint(.hint))]
+    NotFound {
+        /// The location.
+        location: String,
+        /// What may have been meant.
+        hint: Option<String>,
+    },
+    /// Access was refused.
+    #[error("no access to '{location}': {message}")]
+    Denied {
+        /// The location.
+        location: String,
+        /// What the store said and which setting gives access.
+        message: String,
+    },
+    /// A store failed in a way that may pass: worth another attempt.
+    #[error("'{location}' failed for now: {message}")]
+    Transient {
+        /// The location.
+        location: String,
+        /// What happened.
+        message: String,
+    },
+    /// A file is malformed as a whole: truncated, corrupt footer, wrong format.
+    #[error("'{location}' is malformed: {message}")]
+    Malformed {
+        /// The file.
+        location: String,
+        /// What is wrong, with a position where there is one.
+        message: String,
+    },
+    /// A file is no longer what it was when the run was planned.
+    #[error("'{location}' has changed since the run was planned: {message}")]
+    Changed {
+        /// The file.
+        location: String,
+        /// What differs.
+        message: String,
+    },
+    /// The source has no such column.
+    #[error("no column '{column}'{}; columns: {}", did_you_mean(.nearest), .available.join(", "))]
+    MissingColumn {
+        /// The column that was asked for.
+        column: String,
+        /// The column that is spelt most alike.
+        nearest: Option<String>,
+        /// The columns there are.
+        available: Vec<String>,
+    },
+    /// A setting has a wrong value.
+    #[error("{key}: {message}")]
+    Setting {
+        /// The key.
+        key: String,
+        /// The wrong value and what is allowed.
+        message: String,
+    },
+    /// A store operation failed for good.
+    #[error("'{location}': {message}")]
+    Store {
+        /// The location.
+        location: String,
+        /// What happened.
+        message: String,
+    },
+}
+
+impl DatasetError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient { .. })
+    }
+}
+
+fn hint(hint: &Option<String>) -> String {
+    hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
+}
+
+fn did_you_mean(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|name| format!(", did you mean '{name}'?")).unwrap_or_default()
+}
