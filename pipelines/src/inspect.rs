@@ -1,0 +1,123 @@
+//! A look at files or at a run's output: what there is, and its first rows.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, SchemaRef};
+use futures::StreamExt;
+use gristmill_datasets::run::RunFolder;
+use gristmill_datasets::{Chunk, DatasetError, FileQuery, Format, OpenFile, ReadOptions, SourceFile};
+use serde_json::Value;
+
+use crate::error::{PipelineError, Result};
+use crate::environment::Environment;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The files, in order.
+    pub files: Vec<SourceFile>,
+    /// Rows in all files, where that is known without reading them.
+    pub rows: Option<u64>,
+    /// Schema of the rows.
+    pub schema: SchemaRef,
+    /// The first rows, each a JSON object.
+    pub head: Vec<Value>,
+}
+
+/// Looks at files: a path, a glob, a folder or a data set.
+pub async fn files(target: &str, environment: &Environment, rows: usize) -> Result<Inspection> {
+    let query = FileQuery { patterns: vec![target.to_owned()], ..FileQuery::default() };
+    let found = environment.stores.list(&query).await?;
+    let files: Vec<SourceFile> = found
+        .into_iter()
+        .map(|found| {
+            let (format, compression) = Format::of_name(&found.url).ok_or_else(|| DatasetError::Location {
+                location: found.url.clone(),
+                message: "the format cannot be told from the name".to_owned(),
+            })?;
+            Ok(found.into_source(format, compression))
+        })
+        .collect::<Result<_, DatasetError>>()?;
+    look(files, environment, rows).await
+}
+
+/// Looks at the parts of a run, also while it runs.
+pub async fn run_output(folder: &RunFolder, url: &str, environment: &Environment, rows: usize) -> Result<Inspection> {
+    let records = match folder.read_manifest().await? {
+        Some(manifest) => manifest.records,
+        None => {
+            let mut records = Vec::new();
+            for split in folder.committed().await? {
+                records.extend(folder.read_commit(split).await?);
+            }
+            records
+        }
+    };
+    let mut total = 0;
+    let mut files = Vec::new();
+    for record in &records {
+        total += record.rows_out;
+        let Some(part) = &record.part else { continue };
+        let query = FileQuery { patterns: vec![format!("{url}/{part}")], ..FileQuery::default() };
+        for found in environment.stores.list(&query).await? {
+            if let Some((format, compression)) = Format::of_name(&found.url) {
+                files.push(found.into_source(format, compression));
+            }
+        }
+        // The head comes from the first parts; the others only count.
+        if files.len() >= 5 {
+            break;
+        }
+    }
+    let mut inspection = look(files, environment, rows).await?;
+    inspection.rows = Some(total.max(records.iter().map(|record| record.rows_out).sum()));
+    Ok(inspection)
+}
+
+async fn look(files: Vec<SourceFile>, environment: &Environment, rows: usize) -> Result<Inspection> {
+    let open = |file: &SourceFile| -> Result<OpenFile> {
+        let (store, path) = environment.stores.open(&file.url)?;
+        Ok(OpenFile::new(store, path, file.clone()))
+    };
+    let Some(first) = files.first() else {
+        let schema = Arc::new(arrow_schema::Schema::empty());
+        return Ok(Inspection { files, rows: Some(0), schema, head: Vec::new() });
+    };
+    let schema = gristmill_datasets::file_schema(&open(first)?).await?;
+    // Any text column will do: an inspection asks nothing of the data.
+    let text = schema.fields().iter().find(|field| {
+        matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+    });
+    let options = ReadOptions {
+        text: text.map_or_else(|| "text".to_owned(), |field| field.name().clone()),
+        id: schema.fields().first().map_or_else(|| "id".to_owned(), |field| field.name().clone()),
+        ..ReadOptions::default()
+    };
+    let mut head = Vec::new();
+    let plan = gristmill_datasets::plan(vec![open(first)?], &ReadOptions { limit: Some(rows as u64), ..options.clone() }).await?;
+    'splits: for split in &plan.splits {
+        let mut stream = gristmill_datasets::read_split(open(first)?, split, Arc::clone(&plan.schema), &options);
+        while let Some(chunk) = stream.next().await {
+            let Chunk::Rows(batch) = chunk? else { continue };
+            head.extend(as_json(&batch)?);
+            if head.len() >= rows {
+                break 'splits;
+            }
+        }
+    }
+    head.truncate(rows);
+    Ok(Inspection { files, rows: None, schema, head })
+}
+
+fn as_json(batch: &RecordBatch) -> Result<Vec<Value>> {
+    let engine = |error: &dyn std::fmt::Display| PipelineError::Engine(error.to_string());
+    let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
+    writer.write(batch).and_then(|()| writer.finish()).map_err(|error| engine(&error))?;
+    let bytes = writer.into_inner();
+    bytes
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).map_err(|error| engine(&error)))
+        .collect()
+}
