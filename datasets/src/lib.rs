@@ -7,6 +7,7 @@
 //! Crate features: `s3`, `gcs`, `azure`, `http` and `hf` each add a kind of location; local files and memory are always there.
 
 mod error;
+pub mod run;
 mod split;
 
 pub use error::{DatasetError, Result};
