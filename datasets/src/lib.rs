@@ -7,7 +7,12 @@
 //! Crate features: `s3`, `gcs`, `azure`, `http` and `hf` each add a kind of location; local files and memory are always there.
 
 mod error;
+mod parts;
 mod split;
 
 pub use error::{DatasetError, Result};
+pub use parts::{
+    ArrowCompression, ArrowOptions, JsonlOptions, ParquetCompression, ParquetOptions, PartOptions, PartSummary,
+    PartWriter,
+};
 pub use split::{Compression, Format, SourceFile, SourcePlan, Split, SplitUnit};
