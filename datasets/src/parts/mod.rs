@@ -9,10 +9,14 @@ mod encode;
 mod options;
 mod parquet;
 mod schema;
+mod side;
 #[cfg(test)]
 mod tests;
 mod upload;
 mod writer;
 
 pub use options::{ArrowCompression, ArrowOptions, JsonlOptions, ParquetCompression, ParquetOptions, PartOptions};
+pub use side::{
+    QuarantineRow, REJECTED_REASON, REJECTED_STEP, quarantine_batch, quarantine_schema, rejected_batch, rejected_schema,
+};
 pub use writer::{PartSummary, PartWriter};

@@ -648,3 +648,57 @@ fn nested_layouts_are_written_plainly() {
     let values: Vec<&str> = plain.column(0).as_list::<i32>().values().as_string::<i32>().iter().flatten().collect();
     assert_eq!(values, ["a", "b", "a", "c"]);
 }
+
+#[test]
+fn quarantined_rows_keep_what_is_known() {
+    let full = QuarantineRow {
+        step: "tokens".into(),
+        error: "not UTF-8".into(),
+        source: "file:///a.jsonl".into(),
+        offset: Some(7),
+        row: Some(1),
+        raw: Some(b"\xff\xfe".to_vec()),
+        length: Some(2),
+        id: Some("a".into()),
+    };
+    let bare = QuarantineRow { step: "read".into(), error: "cut off".into(), source: "b".into(), ..Default::default() };
+    let batch = quarantine_batch(&[full, bare]).unwrap();
+    assert_eq!(batch.schema(), quarantine_schema());
+    assert_eq!(batch["raw"].as_binary::<i32>().iter().collect::<Vec<_>>(), [Some(b"\xff\xfe".as_ref()), None]);
+    assert_eq!(batch["id"].as_string::<i32>().iter().collect::<Vec<_>>(), [Some("a"), None]);
+    assert_eq!(
+        batch["offset"].as_primitive::<arrow_array::types::UInt64Type>().iter().collect::<Vec<_>>(),
+        [Some(7), None]
+    );
+    assert_eq!(quarantine_batch(&[]).unwrap().num_rows(), 0);
+}
+
+#[test]
+fn rejected_rows_have_the_columns_of_the_source() {
+    let source = rows(3).project(&[0, 2]).unwrap();
+    let schema = rejected_schema(source.schema_ref()).unwrap();
+    let added = RecordBatch::try_from_iter([
+        ("lang", arrow_cast::cast(source.column(1), &DataType::Utf8View).unwrap()),
+        ("score", Arc::new(Int64Array::from(vec![1, 2, 3])) as ArrayRef),
+        ("id", Arc::clone(source.column(0))),
+    ]);
+    let dropped = RecordBatch::try_from_iter([("id", Arc::clone(source.column(0)))]);
+    for (step, rows, languages) in [
+        ("first", &source, [Some("en"); 3]),
+        ("columns added, moved and held as views", &added.unwrap(), [Some("en"); 3]),
+        ("a column dropped", &dropped.unwrap(), [None; 3]),
+    ] {
+        let batch = rejected_batch(&schema, rows, step, "too short").unwrap();
+        assert_eq!(batch.schema(), schema);
+        assert_eq!(batch.column(0), source.column(0), "{step}");
+        assert_eq!(batch["lang"].as_string::<i32>().iter().collect::<Vec<_>>(), languages, "{step}");
+        assert_eq!(batch[REJECTED_STEP].as_string::<i32>().iter().collect::<Vec<_>>(), [Some(step); 3]);
+        assert_eq!(batch[REJECTED_REASON].as_string::<i32>().iter().collect::<Vec<_>>(), [Some("too short"); 3]);
+    }
+    let changed =
+        RecordBatch::try_from_iter([("id", source.column(0).clone()), ("lang", rows(3).column(3).clone())]).unwrap();
+    let error = rejected_batch(&schema, &changed, "split", "x").unwrap_err().to_string();
+    assert!(error.starts_with("sink.rejected: column 'lang' as step 'split' has it"), "{error}");
+    let error = rejected_schema(&schema).unwrap_err().to_string();
+    assert_eq!(error, "sink.rejected: the source has a column '_step', which rejected rows need for themselves");
+}
