@@ -8,7 +8,13 @@
 
 mod error;
 pub mod run;
+mod parts;
 mod split;
 
 pub use error::{DatasetError, Result};
+pub use parts::{
+    ArrowCompression, ArrowOptions, JsonlOptions, ParquetCompression, ParquetOptions, PartOptions, PartSummary,
+    PartWriter, QuarantineRow, REJECTED_REASON, REJECTED_STEP, quarantine_batch, quarantine_schema, rejected_batch,
+    rejected_schema,
+};
 pub use split::{Compression, Format, SourceFile, SourcePlan, Split, SplitUnit};
