@@ -97,7 +97,8 @@ impl RunPlan {
 }
 
 /// The path of a part of a run with `total` splits: at least five digits, and as many as the last split needs.
-pub(super) fn part_name(folder: &str, split: u64, total: u64, attempt: &str, extension: &str) -> String {
+#[must_use]
+pub fn part_name(folder: &str, split: u64, total: u64, attempt: &str, extension: &str) -> String {
     let digits = total.saturating_sub(1).checked_ilog10().map_or(1, |log| log as usize + 1).max(5);
     format!("{folder}/{split:0digits$}-{attempt}.{extension}")
 }
