@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gristmill_datasets::Stores;
+use gristmill_datasets::{StoreOptions, Stores};
 use gristmill_operators::{OperatorKind, ReadResource, Registry, Resources};
 use tokio::runtime::Handle;
 
@@ -32,7 +32,7 @@ impl Environment {
     pub fn standard() -> Result<Self> {
         let runtime = Handle::try_current()
             .map_err(|_| PipelineError::Engine("Environment::standard needs a tokio runtime".to_owned()))?;
-        let stores = Stores::from_environment();
+        let stores = Stores::new(StoreOptions { io_runtime: Some(runtime.clone()), ..StoreOptions::default() });
         let resources = Resources::new(Arc::new(StoredResources { stores: stores.clone(), runtime }));
         Ok(Self { registry: Arc::new(crate::operators::registry()), stores, resources })
     }
@@ -42,7 +42,7 @@ impl Environment {
     pub fn local() -> Self {
         Self {
             registry: Arc::new(crate::operators::registry()),
-            stores: Stores::from_environment(),
+            stores: Stores::new(StoreOptions::default()),
             resources: Resources::local(),
         }
     }

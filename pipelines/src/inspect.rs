@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::SchemaRef;
 use futures::StreamExt;
 use gristmill_datasets::run::RunFolder;
-use gristmill_datasets::{Chunk, DatasetError, FileQuery, Format, OpenFile, ReadOptions, SourceFile};
+use gristmill_datasets::{Chunk, DatasetError, Format, ListOptions, OpenFile, ReadOptions, SourceFile};
 use serde_json::Value;
 
 use crate::error::{PipelineError, Result};
@@ -27,12 +27,11 @@ pub struct Inspection {
 
 /// Looks at files: a path, a glob, a folder or a data set.
 pub async fn files(target: &str, environment: &Environment, rows: usize) -> Result<Inspection> {
-    let query = FileQuery { patterns: vec![target.to_owned()], ..FileQuery::default() };
-    let found = environment.stores.list(&query).await?;
+    let found = environment.stores.list(&[target.to_owned()], &ListOptions::default()).await?;
     let files: Vec<SourceFile> = found
         .into_iter()
         .map(|found| {
-            let (format, compression) = Format::of_name(&found.url).ok_or_else(|| DatasetError::Location {
+            let (format, compression) = Format::of_name(found.name()).ok_or_else(|| DatasetError::Location {
                 location: found.url.clone(),
                 message: "the format cannot be told from the name".to_owned(),
             })?;
@@ -59,9 +58,8 @@ pub async fn run_output(folder: &RunFolder, url: &str, environment: &Environment
     for record in &records {
         total += record.rows_out;
         let Some(part) = &record.part else { continue };
-        let query = FileQuery { patterns: vec![format!("{url}/{part}")], ..FileQuery::default() };
-        for found in environment.stores.list(&query).await? {
-            if let Some((format, compression)) = Format::of_name(&found.url) {
+        for found in environment.stores.list(&[format!("{url}/{part}")], &ListOptions::default()).await? {
+            if let Some((format, compression)) = Format::of_name(found.name()) {
                 files.push(found.into_source(format, compression));
             }
         }
@@ -84,18 +82,9 @@ async fn look(files: Vec<SourceFile>, environment: &Environment, rows: usize) ->
         let schema = Arc::new(arrow_schema::Schema::empty());
         return Ok(Inspection { files, rows: Some(0), schema, head: Vec::new() });
     };
-    let schema = gristmill_datasets::file_schema(&open(first)?).await?;
-    // Any text column will do: an inspection asks nothing of the data.
-    let text = schema.fields().iter().find(|field| {
-        matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-    });
-    let options = ReadOptions {
-        text: text.map_or_else(|| "text".to_owned(), |field| field.name().clone()),
-        id: schema.fields().first().map_or_else(|| "id".to_owned(), |field| field.name().clone()),
-        ..ReadOptions::default()
-    };
+    let options = ReadOptions { limit: Some(rows as u64), ..ReadOptions::default() };
     let mut head = Vec::new();
-    let plan = gristmill_datasets::plan(vec![open(first)?], &ReadOptions { limit: Some(rows as u64), ..options.clone() }).await?;
+    let plan = gristmill_datasets::plan(vec![open(first)?], &options).await?;
     'splits: for split in &plan.splits {
         let mut stream = gristmill_datasets::read_split(open(first)?, split, Arc::clone(&plan.schema), &options);
         while let Some(chunk) = stream.next().await {
@@ -107,7 +96,7 @@ async fn look(files: Vec<SourceFile>, environment: &Environment, rows: usize) ->
         }
     }
     head.truncate(rows);
-    Ok(Inspection { files, rows: None, schema, head })
+    Ok(Inspection { files, rows: None, schema: plan.schema, head })
 }
 
 fn as_json(batch: &RecordBatch) -> Result<Vec<Value>> {

@@ -43,7 +43,7 @@ async fn run_folder(target: &str, environment: &Environment) -> Result<Option<(R
     if target.contains(['*', '?', '[', '{']) || target.starts_with("hf://") || target.starts_with("http") {
         return Ok(None);
     }
-    let url = environment.stores.folder_url(target)?;
+    let url = gristmill::pipelines::run::folder_url(target)?;
     let (store, path) = environment.stores.open(&url)?;
     let folder = RunFolder::new(store, path, url.clone());
     Ok(folder.read_plan().await?.map(|_| (folder, url)))

@@ -9,7 +9,7 @@ use super::table::{bytes, count, percent, seconds};
 use super::{DONE, print_json, print_line};
 
 pub(super) async fn status(arguments: StatusArguments, environment: &Environment) -> Result<u8, PipelineError> {
-    let url = environment.stores.folder_url(&arguments.folder)?;
+    let url = gristmill::pipelines::run::folder_url(&arguments.folder)?;
     let (store, path) = environment.stores.open(&url)?;
     let status = RunFolder::new(store, path, url.clone()).status().await?;
     let state = match (status.finished, status.failed.is_empty()) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gristmill_datasets::run::{CommitRecord, Manifest, Opened, RetryPolicy, RunFolder, RunPlan};
+use gristmill_datasets::Location;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
@@ -95,7 +96,7 @@ pub async fn run_folder(file: &PipelineFile, environment: &Environment, fresh: b
     let path = &file.pipeline().sink.common().path;
     let sink = format!("sink.{}.path", file.pipeline().sink.kind());
     let url_of = |path: &str| {
-        environment.stores.folder_url(path).map_err(|error| PipelineError::from(file.error(&sink, format!("sink: {error}"))))
+        folder_url(path).map_err(|error| PipelineError::from(file.error(&sink, format!("sink: {error}"))))
     };
     let first = url_of(path)?;
     if !fresh {
@@ -111,6 +112,18 @@ pub async fn run_folder(file: &PipelineFile, environment: &Environment, fresh: b
         }
         number += 1;
     }
+}
+
+/// A run folder as written in a pipeline file or on a command line, as a URL.
+pub fn folder_url(path: &str) -> Result<String, gristmill_datasets::DatasetError> {
+    let location = Location::parse(path)?;
+    if location.is_writable() {
+        return Ok(location.to_string().trim_end_matches('/').to_owned());
+    }
+    Err(gristmill_datasets::DatasetError::Location {
+        location: location.to_string(),
+        message: "nothing can be written there; allowed: a path, s3://, gs://, az://".to_owned(),
+    })
 }
 
 /// Grinds what is pending and writes the manifest.

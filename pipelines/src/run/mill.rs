@@ -187,7 +187,7 @@ impl Mill {
                     rows.read += batch.num_rows() as u64;
                     progress.add_read(batch.num_rows() as u64, text_bytes(&batch));
                     let ground = run.push(batch)?;
-                    self.write(ground, &run, parts, progress).await?;
+                    self.write(ground, &run, item, parts, progress).await?;
                 }
                 Chunk::Unreadable(row) => {
                     rows.unreadable += 1;
@@ -198,11 +198,18 @@ impl Mill {
             }
         }
         let ground = run.finish()?;
-        self.write(ground, &run, parts, progress).await?;
+        self.write(ground, &run, item, parts, progress).await?;
         Ok((run.counts(), rows))
     }
 
-    async fn write(&self, ground: Ground, run: &ChainRun, parts: &mut Parts<'_>, progress: &Progress) -> Result<()> {
+    async fn write(
+        &self,
+        ground: Ground,
+        run: &ChainRun,
+        item: &WorkItem,
+        parts: &mut Parts<'_>,
+        progress: &Progress,
+    ) -> Result<()> {
         for batch in ground.batches {
             progress.add_written(batch.num_rows() as u64);
             parts.keep(&batch.project(&self.output).map_err(engine)?).await?;
@@ -215,7 +222,8 @@ impl Mill {
         }
         for (step, quarantined) in ground.quarantined {
             progress.add_aside(0, quarantined.rows.num_rows() as u64);
-            for row in quarantine_rows(&quarantined.rows, &self.spec.read.id, run.step_name(step), &quarantined.error)? {
+            let (id, step) = (&self.spec.read.id, run.step_name(step));
+            for row in quarantine_rows(&quarantined.rows, &item.file.url, id, step, &quarantined.error)? {
                 parts.quarantine(row).await?;
             }
         }
@@ -354,29 +362,34 @@ fn side_options() -> PartOptions {
 
 fn unreadable(row: UnreadableRow) -> QuarantineRow {
     QuarantineRow {
-        step: "source".to_owned(),
+        step: "read".to_owned(),
         error: row.error,
-        source: Some(row.source),
-        position: Some(row.position.to_string()),
-        raw: Some(row.raw),
+        source: row.source,
+        offset: Some(row.offset),
+        row: row.row,
+        raw: Some(row.raw.to_vec()),
+        length: Some(row.length),
         id: None,
     }
 }
 
 /// Rows that an operator could not process, each as JSON.
-fn quarantine_rows(rows: &RecordBatch, id: &str, step: &str, error: &str) -> Result<Vec<QuarantineRow>> {
+fn quarantine_rows(rows: &RecordBatch, source: &str, id: &str, step: &str, error: &str) -> Result<Vec<QuarantineRow>> {
     let ids = rows.column_by_name(id).map(|ids| arrow_cast::cast(ids, &DataType::Utf8)).transpose().map_err(engine)?;
     (0..rows.num_rows())
         .map(|row| {
             let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
             writer.write(&rows.slice(row, 1)).and_then(|()| writer.finish()).map_err(engine)?;
+            let raw = writer.into_inner();
             let ids = ids.as_ref().and_then(|ids| ids.as_string_opt::<i32>());
             Ok(QuarantineRow {
                 step: step.to_owned(),
                 error: error.to_owned(),
-                source: None,
-                position: None,
-                raw: Some(writer.into_inner().into()),
+                source: source.to_owned(),
+                offset: None,
+                row: None,
+                length: Some(raw.len() as u64),
+                raw: Some(raw),
                 id: ids.filter(|ids| ids.is_valid(row)).map(|ids| ids.value(row).to_owned()),
             })
         })

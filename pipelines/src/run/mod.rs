@@ -11,7 +11,7 @@ mod progress;
 mod report;
 mod spec;
 
-pub use driver::{Observer, RunOptions, Unobserved, run, run_folder};
+pub use driver::{Observer, RunOptions, Unobserved, folder_url, run, run_folder};
 pub use estimate::{Estimate, Spread, estimate};
 pub use mill::{Mill, Taste};
 pub use node::{SplitExec, work_list};

@@ -1,17 +1,18 @@
 //! From a definition to something that can run: files found, splits cut, steps bound, fingerprint taken.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, SchemaRef};
 use gristmill_datasets::run::{Fingerprint, RunFolder, RunPlan};
 use gristmill_datasets::{
-    DatasetError, Footers, Format, OpenFile, PartOptions, ReadOptions, SourceFile, SourcePlan, SplitSize,
+    DatasetError, Footers, Format, ListOptions, OpenFile, PartOptions, ReadOptions, SourceFile, SourcePlan, SplitSize,
 };
 use gristmill_operators::{OperatorError, Resources};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::chain::{Chain, StepError, StepSpec};
-use crate::definition::{PipelineFile, SourceDefinition};
+use crate::definition::{PipelineFile, SourceDefinition, StepDefinition};
 use crate::error::{PipelineError, Result};
 use crate::environment::Environment;
 use crate::run::mill::output_columns;
@@ -52,32 +53,37 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
     let read = read_options(file, &pipeline.source)?;
     let files = find_files(file, environment).await?;
     let known = match known_plan(environment, folder).await? {
-        Some(known) if known.files == files && known.definition["read"] == planning_options(&read)? => Some(known),
+        Some(known) if known.definition["found"] == json!(files) && known.definition["read"] == planning_options(&read)? => {
+            Some(known)
+        }
         _ => None,
     };
     let plan_reused = known.is_some();
     let source = match known {
-        Some(known) => taken_over(known, files)?,
-        None => gristmill_datasets::plan(open_files(environment, &files)?, &read).await.map_err(|error| source_error(file, error))?,
+        Some(known) => taken_over(known)?,
+        None => gristmill_datasets::plan(open_files(environment, &files)?, &read)
+            .await
+            .map_err(|error| source_error(file, error))?,
     };
     let bound = bind(file, &steps, &read, source.schema, environment)?;
     // The chain may need fewer columns than the source has; what is not needed is not read.
     let read = ReadOptions { columns: bound.columns_read.clone(), ..read };
     let parts = part_options(file)?;
-    let resources: Vec<Value> = bound.chain.resources().iter().map(|resource| json!(resource)).collect();
-    let fingerprint = Fingerprint::of_run(
-        &json!({
-            "source": planning_options(&read)?,
-            "steps": steps,
-            "sink": {"parts": parts, "columns": bound.columns_written, "rejected": pipeline.sink.common().rejected},
-        }),
-        &files_of(&source.files),
-        &Value::Array(resources),
-        &bound.output_schema,
-    );
+    let resources: BTreeMap<String, String> =
+        bound.chain.resources().into_iter().map(|resource| (resource.location, resource.hash)).collect();
+    let sink = json!({"parts": parts, "columns": bound.columns_written, "rejected": pipeline.sink.common().rejected});
+    let specs: Map<String, Value> = [
+        ("source".to_owned(), planning_options(&read)?),
+        ("steps".to_owned(), step_values(&steps)?),
+        ("sink".to_owned(), sink),
+    ]
+    .into_iter()
+    .collect();
+    let fingerprint = Fingerprint::of_run(specs, &files, &resources, &bound.output_schema);
     let source = SourcePlan { schema: Arc::clone(&bound.schema), ..source };
     let definition = json!({
         "pipeline": pipeline,
+        "found": files,
         "read": planning_options(&read_options(file, &pipeline.source)?)?,
         "schema": encode_schema(&bound.full_schema),
     });
@@ -103,7 +109,7 @@ pub async fn validate(file: &PipelineFile, environment: &Environment) -> Result<
     let read = read_options(file, &file.pipeline().source)?;
     part_options(file)?;
     let files = find_files(file, environment).await?;
-    let schema = gristmill_datasets::source_schema(&open_files(environment, &files)?, &read)
+    let schema = gristmill_datasets::source_schema(open_files(environment, &files)?, &read)
         .await
         .map_err(|error| source_error(file, error))?;
     let bound = bind(file, &steps, &read, schema, environment)?;
@@ -113,17 +119,18 @@ pub async fn validate(file: &PipelineFile, environment: &Environment) -> Result<
 /// The files of a pipeline's source, in order, pinned to what they are now.
 pub async fn find_files(file: &PipelineFile, environment: &Environment) -> Result<Vec<SourceFile>> {
     let source = &file.pipeline().source;
-    let query = gristmill_datasets::FileQuery {
-        patterns: source.patterns(),
+    let options = ListOptions {
         paths_file: source.paths_file.clone(),
         config: source.config.clone(),
-        split: source.split.clone(),
+        // For files that are not a data set of a hub, the split is the key of a JSON object.
+        split: source.split.clone().filter(|_| source.patterns().iter().any(|pattern| pattern.starts_with("hf://"))),
     };
-    let found = environment.stores.list(&query).await.map_err(|error| source_error(file, error))?;
+    let found =
+        environment.stores.list(&source.patterns(), &options).await.map_err(|error| source_error(file, error))?;
     found
         .into_iter()
         .map(|found| {
-            let named = Format::of_name(&found.url);
+            let named = Format::of_name(found.name());
             let (format, compression) = match (source.format, named) {
                 (Some(format), named) => (format, named.map(|(_, compression)| compression).unwrap_or_default()),
                 (None, Some(named)) => named,
@@ -147,9 +154,28 @@ pub fn complete_steps(file: &PipelineFile, environment: &Environment) -> Result<
         .iter()
         .enumerate()
         .map(|(index, step)| {
-            StepSpec::complete(step, &environment.registry).map_err(|error| step_error(file, index, &step.name, error))
+            let step = with_source_columns(step, &file.pipeline().source, environment);
+            StepSpec::complete(&step, &environment.registry).map_err(|error| step_error(file, index, &step.name, error))
         })
         .collect()
+}
+
+/// Operators read `text` and `id` by default; where the source names its columns otherwise, so do they.
+fn with_source_columns(step: &StepDefinition, source: &SourceDefinition, environment: &Environment) -> StepDefinition {
+    let mut step = step.clone();
+    let Ok(kind) = environment.registry.kind(&step.kind) else { return step };
+    let schema = kind.config_schema();
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return step };
+    let Some(config) = step.config.as_object_mut() else { return step };
+    for (key, property) in properties {
+        let column = match property.get("default").and_then(Value::as_str) {
+            Some("text") if key == "column" => &source.text,
+            Some("id") if key == "by" => &source.id,
+            _ => continue,
+        };
+        config.entry(key.clone()).or_insert_with(|| column.clone().into());
+    }
+    step
 }
 
 /// An operator's error with the place in the pipeline file that it is about.
@@ -271,7 +297,7 @@ fn read_options(file: &PipelineFile, source: &SourceDefinition) -> Result<ReadOp
         split_size,
         skip: source.skip,
         limit: source.limit,
-        json_split: source.split.clone(),
+        json_split: source.split.clone().filter(|_| !source.patterns().iter().any(|pattern| pattern.starts_with("hf://"))),
         batch_rows: source.batch_rows,
         provenance: source.provenance,
         ..ReadOptions::default()
@@ -313,14 +339,24 @@ async fn known_plan(environment: &Environment, folder: &str) -> Result<Option<Ru
     Ok(RunFolder::new(store, path, folder.to_owned()).read_plan().await?)
 }
 
-fn taken_over(known: RunPlan, files: Vec<SourceFile>) -> Result<SourcePlan> {
+fn taken_over(known: RunPlan) -> Result<SourcePlan> {
     let schema = known.definition["schema"].as_str().unwrap_or_default();
     let schema = decode_schema(schema).map_err(|error| PipelineError::Engine(error.to_string()))?;
-    Ok(SourcePlan { files, splits: known.splits, schema })
+    Ok(SourcePlan { files: known.files, splits: known.splits, schema })
 }
 
-fn files_of(files: &[SourceFile]) -> Vec<SourceFile> {
-    files.to_vec()
+/// The steps for the fingerprint, with their names beside them so that differences are told by name.
+fn step_values(steps: &[StepSpec]) -> Result<Value> {
+    steps
+        .iter()
+        .map(|step| {
+            let mut value = serde_json::to_value(&step.operator).map_err(|error| PipelineError::Engine(error.to_string()))?;
+            if let (Some(map), Some(when)) = (value.as_object_mut(), &step.when) {
+                map.insert("when".to_owned(), when.clone().into());
+            }
+            Ok(value)
+        })
+        .collect()
 }
 
 /// Errors about the source's settings and columns belong to a place in the file.
