@@ -290,10 +290,10 @@ impl<'a> Parts<'a> {
     }
 
     async fn reject(&mut self, rows: &RecordBatch, step: &str, reason: &str) -> Result<()> {
-        let source = &self.mill.spec.schema;
-        let batch = rejected_batch(rows, source, step, reason)?;
+        let schema = rejected_schema(&self.mill.spec.schema)?;
+        let batch = rejected_batch(&schema, rows, step, reason)?;
         if self.rejected.is_none() {
-            self.rejected = Some(self.create("rejected", rejected_schema(source), &side_options()).await?);
+            self.rejected = Some(self.create("rejected", schema, &side_options()).await?);
         }
         if let Some((_, writer)) = &mut self.rejected {
             writer.write(&batch).await?;

@@ -223,7 +223,7 @@ fn bind(
     let mut chain = attach(&full_schema, &environment.resources)?;
     let label = sink.metrics.as_ref().and_then(|metrics| metrics.label.clone());
     if let Some(label) = &label {
-        check_label(file, &full_schema, label)?;
+        check_label(file, &full_schema, &chain, label)?;
     }
     let mut schema = Arc::clone(&full_schema);
     let mut columns_read = read.columns.clone();
@@ -231,7 +231,7 @@ fn bind(
     if (sink.sidecar || selects) && !sink.rejected {
         let mut needed = chain.required_columns();
         needed.extend([read.id.clone()]);
-        needed.extend(label.clone());
+        needed.extend(label.clone().filter(|label| full_schema.column_with_name(label).is_some()));
         if read.provenance {
             needed.extend(["_source".to_owned(), "_row".to_owned()]);
         }
@@ -263,16 +263,21 @@ fn sidecar_columns(source: &SchemaRef, output: &SchemaRef, id: &str) -> Vec<Stri
         .collect()
 }
 
-fn check_label(file: &PipelineFile, schema: &SchemaRef, label: &str) -> Result<()> {
+/// The label is a boolean column of the source, or one that a step adds.
+fn check_label(file: &PipelineFile, source: &SchemaRef, chain: &Chain, label: &str) -> Result<()> {
     let path = format!("sink.{}.metrics.label", file.pipeline().sink.kind());
-    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    match schema.field_with_name(label) {
-        Ok(field) if *field.data_type() == DataType::Boolean => Ok(()),
-        Ok(field) => {
+    let schemas = || std::iter::once(source).chain(chain.operators().map(|operator| operator.output_schema()));
+    match schemas().find_map(|schema| schema.field_with_name(label).ok()) {
+        Some(field) if *field.data_type() == DataType::Boolean => Ok(()),
+        Some(field) => {
             let message = format!("label: column '{label}' has type {}, expected Boolean", field.data_type());
             Err(file.error(&path, message).into())
         }
-        Err(_) => {
+        None => {
+            let mut names: Vec<&str> =
+                schemas().flat_map(|schema| schema.fields().iter().map(|field| field.name().as_str())).collect();
+            names.sort_unstable();
+            names.dedup();
             let nearest = gristmill_operators::nearest(label, names.iter().copied())
                 .map(|name| format!(", did you mean '{name}'?"))
                 .unwrap_or_default();
