@@ -7,7 +7,11 @@
 //! Crate features: `s3`, `gcs`, `azure`, `http` and `hf` each add a kind of location; local files and memory are always there.
 
 mod error;
+mod formats;
+mod planning;
 mod split;
 
 pub use error::{DatasetError, Result};
+pub use formats::{Chunk, Footers, OpenFile, ReadOptions, SplitSize, UnreadableRow, is_dataset_metadata, read_split};
+pub use planning::plan;
 pub use split::{Compression, Format, SourceFile, SourcePlan, Split, SplitUnit};
