@@ -11,6 +11,7 @@ mod infer;
 mod probe;
 mod schema;
 
+use arrow_schema::SchemaRef;
 use futures::stream::{StreamExt, TryStreamExt, iter};
 
 use self::cut::{Contents, cut};
@@ -79,6 +80,16 @@ pub async fn plan(files: Vec<OpenFile>, options: &ReadOptions) -> Result<SourceP
     let splits = cut(&contents, options);
     let files = probes.into_iter().map(|probe| probe.file.file).collect();
     Ok(SourcePlan { files, splits, schema })
+}
+
+/// The schema that [`plan`] would give, without counting rows or cutting splits.
+///
+/// # Errors
+/// As [`plan`].
+pub async fn source_schema(files: Vec<OpenFile>, options: &ReadOptions) -> Result<SchemaRef> {
+    options.validate()?;
+    let options = ReadOptions { skip: 0, limit: None, ..options.clone() };
+    schema::unify(&look_at(files, &options).await?, &options)
 }
 
 /// Looks at the files in order, and no further than the limit.

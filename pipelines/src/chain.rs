@@ -118,6 +118,12 @@ impl Chain {
         self.steps.last().map_or(&self.input, |step| step.operator.output_schema())
     }
 
+    /// Name of a step.
+    #[must_use]
+    pub fn step_name(&self, index: usize) -> &str {
+        self.steps.get(index).map_or("", |step| step.spec.operator.name.as_str())
+    }
+
     /// The steps, as they travel.
     pub fn specs(&self) -> impl Iterator<Item = &StepSpec> {
         self.steps.iter().map(|step| &step.spec)
@@ -223,12 +229,6 @@ impl ChainRun {
             }
         }
         Ok(ground)
-    }
-
-    /// Name of a step.
-    #[must_use]
-    pub fn step_name(&self, index: usize) -> &str {
-        self.stages.get(index).map_or("", |stage| stage.count.name.as_str())
     }
 
     /// What each step did so far.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use futures::StreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use gristmill_datasets::run::RunFolder;
 use gristmill_datasets::{Chunk, DatasetError, Format, ListOptions, OpenFile, ReadOptions, SourceFile};
 use serde_json::Value;
@@ -82,21 +83,38 @@ async fn look(files: Vec<SourceFile>, environment: &Environment, rows: usize) ->
         let schema = Arc::new(arrow_schema::Schema::empty());
         return Ok(Inspection { files, rows: Some(0), schema, head: Vec::new() });
     };
-    let options = ReadOptions { limit: Some(rows as u64), ..ReadOptions::default() };
+    let options = read_options(rows as u64);
+    let schema = gristmill_datasets::source_schema(vec![open(first)?], &options).await?;
     let mut head = Vec::new();
-    let plan = gristmill_datasets::plan(vec![open(first)?], &options).await?;
-    'splits: for split in &plan.splits {
-        let mut stream = gristmill_datasets::read_split(open(first)?, split, Arc::clone(&plan.schema), &options);
-        while let Some(chunk) = stream.next().await {
-            let Chunk::Rows(batch) = chunk? else { continue };
-            head.extend(as_json(&batch)?);
-            if head.len() >= rows {
-                break 'splits;
-            }
-        }
+    let mut batches = rows_of(open(first)?, rows as u64).await?;
+    while let Some(batch) = batches.try_next().await? {
+        head.extend(as_json(&batch)?);
     }
     head.truncate(rows);
-    Ok(Inspection { files, rows: None, schema: plan.schema, head })
+    Ok(Inspection { files, rows: None, schema, head })
+}
+
+/// The first rows of a file, with whatever columns it has. Unreadable rows are passed over.
+pub(crate) async fn rows_of(file: OpenFile, rows: u64) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let options = read_options(rows);
+    let plan = gristmill_datasets::plan(vec![file.clone()], &options).await?;
+    let schema = plan.schema;
+    let chunks = futures::stream::iter(plan.splits).flat_map(move |split| {
+        gristmill_datasets::read_split(file.clone(), &split, Arc::clone(&schema), &options)
+    });
+    let batches = chunks.filter_map(|chunk| async move {
+        match chunk {
+            Ok(Chunk::Rows(batch)) => Some(Ok(batch)),
+            Ok(Chunk::Unreadable(_)) => None,
+            Err(error) => Some(Err(error.into())),
+        }
+    });
+    Ok(batches.boxed())
+}
+
+/// A look asks nothing of the columns.
+fn read_options(rows: u64) -> ReadOptions {
+    ReadOptions { require_text: false, limit: Some(rows), ..ReadOptions::default() }
 }
 
 fn as_json(batch: &RecordBatch) -> Result<Vec<Value>> {

@@ -67,7 +67,7 @@ fn run_test(test: &TestDefinition, chain: &Chain, batch: RecordBatch) -> Result<
         let mut found = Vec::new();
         for (step, rejected) in &ground.rejected {
             for mut row in to_rows(std::slice::from_ref(&rejected.rows))? {
-                row.insert("_step".to_owned(), run.step_name(*step).into());
+                row.insert("_step".to_owned(), chain.step_name(*step).into());
                 row.insert("_reason".to_owned(), rejected.reason.clone().into());
                 found.push(row);
             }
@@ -76,7 +76,7 @@ fn run_test(test: &TestDefinition, chain: &Chain, batch: RecordBatch) -> Result<
     }
     for (step, quarantined) in &ground.quarantined {
         let rows = quarantined.rows.num_rows();
-        differences.push(format!("{rows} rows quarantined by '{}': {}", run.step_name(*step), quarantined.error));
+        differences.push(format!("{rows} rows quarantined by '{}': {}", chain.step_name(*step), quarantined.error));
     }
     Ok(TestOutcome { name: test.name.clone(), differences })
 }

@@ -7,7 +7,7 @@ use gristmill::datasets::run::StepCount;
 /// A table with a header. Columns named in `numbers` are aligned to the right.
 pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, numbers: &[usize]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.to_vec());
     for row in rows {
         table.add_row(row.into_iter().map(Cell::new).collect::<Vec<_>>());

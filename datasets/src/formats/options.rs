@@ -21,9 +21,11 @@ use crate::error::{DatasetError, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadOptions {
-    /// Name of the column that holds the text. Must be there and hold strings. A dotted path such as `meta.text` names
+    /// Name of the column that holds the text. A dotted path such as `meta.text` names
     /// a field inside a struct and makes it a column of that name.
     pub text: String,
+    /// Whether the text column must be there and hold strings. Without it, files are read with whatever columns they have.
+    pub require_text: bool,
     /// Name of the column that identifies a row. Where no file has it, it is filled with the position of the row in the
     /// source, 0..n-1, as `UInt64`; for text formats that costs a counting pass over the files at planning.
     pub id: String,
@@ -52,6 +54,7 @@ impl Default for ReadOptions {
     fn default() -> Self {
         Self {
             text: "text".into(),
+            require_text: true,
             id: "id".into(),
             columns: None,
             split_size: SplitSize::default(),

@@ -175,8 +175,11 @@ fn select(schema: &Schema, options: &ReadOptions, json: bool, sampled: bool) -> 
         }
         Some(found.1)
     };
-    let text = find(&options.text).ok_or_else(|| missing(schema, &options.text))?;
-    if !is_string(text.data_type()) {
+    let text = find(&options.text);
+    if text.is_none() && options.require_text {
+        return Err(missing(schema, &options.text));
+    }
+    if let Some(text) = text.as_ref().filter(|text| options.require_text && !is_string(text.data_type())) {
         return Err(DatasetError::Setting {
             key: "text".into(),
             message: format!("column '{}' is {} and no string", options.text, text.data_type()),
@@ -202,13 +205,14 @@ fn select(schema: &Schema, options: &ReadOptions, json: bool, sampled: bool) -> 
                 push(if field.name() == &options.id { Arc::clone(&id) } else { Arc::clone(field) });
             }
             push(id);
-            push(text);
+            text.into_iter().for_each(push);
         }
         Some(columns) => {
-            for (name, field) in [(&options.id, &id), (&options.text, &text)] {
-                if !columns.contains(name) {
-                    push(Arc::clone(field));
-                }
+            if !columns.contains(&options.id) {
+                push(Arc::clone(&id));
+            }
+            if let Some(text) = text.filter(|_| options.require_text && !columns.contains(&options.text)) {
+                push(text);
             }
             for name in columns {
                 let field = match find(name) {

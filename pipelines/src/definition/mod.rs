@@ -100,6 +100,19 @@ impl PipelineFile {
         &self.pipeline
     }
 
+    /// Name of the file.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        self.source.file()
+    }
+
+    /// Whether the file or an override sets the value at a dotted path, rather than a default.
+    #[must_use]
+    pub fn sets(&self, path: &str) -> bool {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        self.source.value().pointer(&pointer).is_some_and(|value| !value.is_null())
+    }
+
     /// An error about the value at a dotted path.
     #[must_use]
     pub fn error(&self, path: &str, message: impl Into<String>) -> DefinitionError {

@@ -6,11 +6,11 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{DataType, Field, Schema};
-use futures::StreamExt;
+use futures::TryStreamExt;
 use gristmill_datasets::run::Manifest;
-use gristmill_datasets::{Chunk, read_part};
 
 use crate::error::{PipelineError, Result};
+use crate::inspect;
 use crate::run::mill::Mill;
 
 /// Characters of a text that the sample shows.
@@ -25,9 +25,8 @@ pub(crate) async fn sample(mill: &Mill, manifest: &Manifest, rows: u64) -> Resul
     let mut records: Vec<_> = manifest.records.iter().collect();
     records.sort_by_key(|record| record.split);
     'parts: for part in records.iter().filter_map(|record| record.part.as_deref()) {
-        let mut stream = read_part(Arc::clone(mill.store()), mill.folder().path(part), &format!("{}/{part}", mill.folder().url())).await?;
-        while let Some(chunk) = stream.next().await {
-            let Chunk::Rows(batch) = chunk? else { continue };
+        let mut batches = inspect::rows_of(mill.part(part).await?, left as u64).await?;
+        while let Some(batch) = batches.try_next().await? {
             if left == 0 {
                 break 'parts;
             }

@@ -14,14 +14,14 @@ use arrow_schema::{DataType, SchemaRef};
 use futures::StreamExt;
 use gristmill_datasets::run::{CommitOutcome, CommitRecord, RunFolder, new_attempt, part_name};
 use gristmill_datasets::{
-    Chunk, Footers, OpenFile, PartOptions, PartSummary, PartWriter, ParquetOptions, QuarantineRow,
-    SourceFile, Split, Stores, UnreadableRow, quarantine_batch, quarantine_schema, read_split, rejected_batch,
+    Chunk, Compression, DatasetError, Footers, Format, ListOptions, OpenFile, PartOptions, PartSummary, PartWriter, ParquetOptions, QuarantineRow,
+    SourceFile, Stores, UnreadableRow, quarantine_batch, quarantine_schema, read_split, rejected_batch,
     rejected_schema,
 };
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 
-use crate::chain::{Chain, ChainRun, Ground};
+use crate::chain::{Chain, Ground};
 use crate::error::{PipelineError, Result};
 use crate::environment::Environment;
 use crate::run::progress::Progress;
@@ -167,6 +167,18 @@ impl Mill {
         Ok(taste)
     }
 
+    /// A part of the run, to be read.
+    pub(crate) async fn part(&self, part: &str) -> Result<OpenFile> {
+        let url = format!("{}/{part}", self.folder.url());
+        let found = self.stores.list(&[url.clone()], &ListOptions::default()).await?;
+        let options = &self.spec.parts;
+        let (format, compression) =
+            Format::of_name(part).unwrap_or_else(|| (options.format(), Compression::default()));
+        let file = found.into_iter().next().map(|found| found.into_source(format, compression));
+        let file = file.ok_or_else(|| DatasetError::NotFound { location: url, hint: None })?;
+        self.open(&file)
+    }
+
     fn open(&self, file: &SourceFile) -> Result<OpenFile> {
         let (store, path) = self.stores.open(&file.url)?;
         Ok(OpenFile::new(store, path, file.clone()).with_footers(self.footers.clone()))
@@ -187,7 +199,7 @@ impl Mill {
                     rows.read += batch.num_rows() as u64;
                     progress.add_read(batch.num_rows() as u64, text_bytes(&batch));
                     let ground = run.push(batch)?;
-                    self.write(ground, &run, item, parts, progress).await?;
+                    self.write(ground, item, parts, progress).await?;
                 }
                 Chunk::Unreadable(row) => {
                     rows.unreadable += 1;
@@ -198,14 +210,13 @@ impl Mill {
             }
         }
         let ground = run.finish()?;
-        self.write(ground, &run, item, parts, progress).await?;
+        self.write(ground, item, parts, progress).await?;
         Ok((run.counts(), rows))
     }
 
     async fn write(
         &self,
         ground: Ground,
-        run: &ChainRun,
         item: &WorkItem,
         parts: &mut Parts<'_>,
         progress: &Progress,
@@ -217,12 +228,12 @@ impl Mill {
         for (step, rejected) in ground.rejected {
             progress.add_aside(rejected.rows.num_rows() as u64, 0);
             if self.spec.rejected {
-                parts.reject(&rejected.rows, run.step_name(step), &rejected.reason).await?;
+                parts.reject(&rejected.rows, self.chain.step_name(step), &rejected.reason).await?;
             }
         }
         for (step, quarantined) in ground.quarantined {
             progress.add_aside(0, quarantined.rows.num_rows() as u64);
-            let (id, step) = (&self.spec.read.id, run.step_name(step));
+            let (id, step) = (&self.spec.read.id, self.chain.step_name(step));
             for row in quarantine_rows(&quarantined.rows, &item.file.url, id, step, &quarantined.error)? {
                 parts.quarantine(row).await?;
             }
@@ -250,6 +261,18 @@ pub struct Taste {
 struct RowsRead {
     read: u64,
     unreadable: u64,
+}
+
+/// Opens the file of one kind that an attempt writes.
+async fn create(
+    mill: &Mill,
+    (kind, split, attempt): (&str, u64, &str),
+    schema: SchemaRef,
+    options: &PartOptions,
+) -> Result<(String, PartWriter)> {
+    let name = part_name(kind, split, mill.spec.splits, attempt, options.extension());
+    let path = mill.folder.path(&name);
+    Ok((name, PartWriter::create(Arc::clone(&mill.store), path, schema, options).await?))
 }
 
 /// The files that an attempt writes. Each is created when its first row comes, so that none is empty.
@@ -281,7 +304,7 @@ impl<'a> Parts<'a> {
         let options = &self.mill.spec.parts;
         if self.kept.is_none() {
             let schema = Arc::clone(&self.mill.output_schema);
-            self.kept = Some(self.create("data", schema, options).await?);
+            self.kept = Some(create(self.mill, ("data", self.split, self.attempt), schema, options).await?);
         }
         if let Some((_, writer)) = &mut self.kept {
             writer.write(batch).await?;
@@ -293,7 +316,8 @@ impl<'a> Parts<'a> {
         let schema = rejected_schema(&self.mill.spec.schema)?;
         let batch = rejected_batch(&schema, rows, step, reason)?;
         if self.rejected.is_none() {
-            self.rejected = Some(self.create("rejected", schema, &side_options()).await?);
+            let place = ("rejected", self.split, self.attempt);
+            self.rejected = Some(create(self.mill, place, schema, &side_options()).await?);
         }
         if let Some((_, writer)) = &mut self.rejected {
             writer.write(&batch).await?;
@@ -311,7 +335,8 @@ impl<'a> Parts<'a> {
             return Ok(());
         }
         if self.quarantined.is_none() {
-            self.quarantined = Some(self.create("quarantine", quarantine_schema(), &side_options()).await?);
+            let place = ("quarantine", self.split, self.attempt);
+            self.quarantined = Some(create(self.mill, place, quarantine_schema(), &side_options()).await?);
         }
         let batch = quarantine_batch(&self.pending)?;
         self.pending.clear();
@@ -319,13 +344,6 @@ impl<'a> Parts<'a> {
             writer.write(&batch).await?;
         }
         Ok(())
-    }
-
-    async fn create(&self, kind: &str, schema: SchemaRef, options: &PartOptions) -> Result<(String, PartWriter)> {
-        let total = self.mill.spec.splits;
-        let name = part_name(kind, self.split, total, self.attempt, options.extension());
-        let path = self.mill.folder.path(&name);
-        Ok((name, PartWriter::create(Arc::clone(&self.mill.store), path, schema, options).await?))
     }
 
     async fn close(mut self) -> Result<Written> {

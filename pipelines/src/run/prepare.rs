@@ -297,6 +297,8 @@ fn read_options(file: &PipelineFile, source: &SourceDefinition) -> Result<ReadOp
     };
     let options = ReadOptions {
         text: source.text.clone(),
+        // Operators ask for the columns they need; a text column that the file names must be there in any case.
+        require_text: file.sets("source.text"),
         id: source.id.clone(),
         columns: source.columns.clone(),
         split_size,
