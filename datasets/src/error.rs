@@ -16,7 +16,7 @@ pub enum DatasetError {
         message: String,
     },
     /// Nothing is there.
-    #[error("'{location}' does not exist{}", hint(.hint))]
+    #[error("'{location}' does not exist{}", hinted(.hint))]
     NotFound {
         /// The location.
         location: String,
@@ -91,7 +91,7 @@ impl DatasetError {
     }
 }
 
-fn hint(hint: &Option<String>) -> String {
+fn hinted(hint: &Option<String>) -> String {
     hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
 }
 

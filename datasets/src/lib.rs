@@ -7,7 +7,16 @@
 //! Crate features: `s3`, `gcs`, `azure`, `http` and `hf` each add a kind of location; local files and memory are always there.
 
 mod error;
+#[cfg(feature = "hf")]
+mod hub;
+mod location;
 mod split;
+mod stores;
 
 pub use error::{DatasetError, Result};
+pub use location::{HubKind, HubLocation, Location};
 pub use split::{Compression, Format, SourceFile, SourcePlan, Split, SplitUnit};
+pub use stores::{
+    Environment, FoundFile, ListOptions, RetryPolicy, StoreOptions, Stores, install_crypto_provider, redact,
+    store_error,
+};
