@@ -49,8 +49,11 @@ pub(super) struct Chunker {
 }
 
 impl Chunker {
-    pub(super) fn new(written: SchemaRef, limits: ChunkLimits) -> Self {
-        Self { written, limits, pending: Vec::new(), chunk_rows: 0, chunk_bytes: 0, group_rows: 0, group_bytes: 0 }
+    /// # Errors
+    /// For column types whose values have no size that could be told.
+    pub(super) fn new(written: SchemaRef, limits: ChunkLimits) -> Result<Self, ArrowError> {
+        row_sizes(&RecordBatch::new_empty(SchemaRef::clone(&written)))?;
+        Ok(Self { written, limits, pending: Vec::new(), chunk_rows: 0, chunk_bytes: 0, group_rows: 0, group_bytes: 0 })
     }
 
     /// The chunks that `batch` completes.

@@ -7,7 +7,6 @@
 mod chunks;
 mod encode;
 mod options;
-mod parquet;
 mod schema;
 mod side;
 #[cfg(test)]

@@ -35,9 +35,9 @@ pub enum PartOptions {
 pub struct ParquetOptions {
     /// Rows of a row group at most, by default 131072.
     pub row_group_rows: u64,
-    /// Bytes of a row group at most, counted before encoding and compression, by default 128 MiB. A row group is held in
-    /// memory (compressed) until it is full, so this bounds the memory of a writer. One row that is larger is a row
-    /// group of its own.
+    /// Bytes at which a row group ends, counted before encoding and compression, by default 128 MiB. A row group is held
+    /// in memory (compressed) until it ends, so this bounds the memory of a writer. The row that reaches the limit still
+    /// belongs to the group.
     pub row_group_bytes: u64,
     /// How pages are compressed, by default `zstd`.
     pub compression: ParquetCompression,

@@ -259,7 +259,7 @@ async fn row_groups_end_at_their_limits() {
 }
 
 #[tokio::test]
-async fn huge_rows_are_row_groups_of_their_own() {
+async fn a_huge_row_ends_its_row_group() {
     let huge = "ground between two stones ".repeat(1_600_000);
     let texts: ArrayRef = Arc::new(StringArray::from(vec!["a", huge.as_str(), "b", huge.as_str(), "c"]));
     let batch = RecordBatch::try_from_iter([("text", texts)]).unwrap();
@@ -348,10 +348,10 @@ async fn pages_are_cut_by_content() {
         pages(&before).iter().filter(|page| memchr::memmem::find(&after, page).is_some()).count()
     };
     assert_eq!(shared(false).await, 0);
-    assert!(shared(true).await >= 2);
+    assert!(shared(true).await >= 3);
 }
 
-/// The bodies of the data pages of the first column, without their first and last kibibyte.
+/// The data pages of the first column.
 fn pages(file: &Bytes) -> Vec<Bytes> {
     let options = parquet::arrow::arrow_reader::ArrowReaderOptions::new()
         .with_page_index_policy(parquet::file::metadata::PageIndexPolicy::Required);
@@ -361,8 +361,7 @@ fn pages(file: &Bytes) -> Vec<Bytes> {
         .page_locations()
         .iter()
         .map(|page| (page.offset as usize, page.compressed_page_size as usize))
-        .filter(|(_, size)| *size > 8192)
-        .map(|(offset, size)| file.slice(offset + 1024..offset + size - 1024))
+        .map(|(offset, size)| file.slice(offset..offset + size))
         .collect()
 }
 
@@ -701,4 +700,16 @@ fn rejected_rows_have_the_columns_of_the_source() {
     assert!(error.starts_with("sink.rejected: column 'lang' as step 'split' has it"), "{error}");
     let error = rejected_schema(&schema).unwrap_err().to_string();
     assert_eq!(error, "sink.rejected: the source has a column '_step', which rejected rows need for themselves");
+}
+
+#[test]
+fn writers_move_between_threads() {
+    fn is_send<T: Send>(_: T) {}
+    let options = PartOptions::default();
+    is_send(async move {
+        let mut writer =
+            PartWriter::create(Arc::new(InMemory::new()), Path::from("p"), rows(1).schema(), &options).await.unwrap();
+        writer.write(&rows(1)).await.unwrap();
+        writer.close().await.unwrap()
+    });
 }

@@ -72,7 +72,6 @@ impl PartWriter {
     ///
     /// # Errors
     /// [`DatasetError::Setting`] for options out of range and for column types that the format cannot hold.
-    #[expect(clippy::unused_async, reason = "stores that must be asked first belong behind the same call")]
     pub async fn create(
         store: Arc<dyn ObjectStore>,
         path: Path,
@@ -82,11 +81,13 @@ impl PartWriter {
         options.validate()?;
         let written = written_schema(&schema);
         check_types(&schema, &written, options)?;
+        let chunker = Chunker::new(Arc::clone(&written), limits(options))
+            .map_err(|error| unsupported(options, &error.to_string()))?;
         let encoder = encoder(options, &written).map_err(|error| unsupported(options, &error.to_string()))?;
         Ok(Self {
             location: path.to_string(),
             input: schema,
-            chunker: Chunker::new(written, limits(options)),
+            chunker,
             encoder,
             upload: Some(Upload::new(store, path)),
             rows: 0,

@@ -15,9 +15,9 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{CdcOptions, EnabledStatistics, WriterProperties};
 use parquet::schema::types::SchemaDescriptor;
 
-use super::chunks::{CHUNK_ROWS, Chunk};
-use super::encode::{Encode, EncodeError};
-use super::options::{ParquetCompression, ParquetOptions};
+use super::super::chunks::{CHUNK_ROWS, Chunk};
+use super::super::options::{ParquetCompression, ParquetOptions};
+use super::{Encode, EncodeError};
 
 /// Fixed, so that files do not change with releases of this program or its libraries, and in the form `name version
 /// number`, because readers that cannot parse it distrust the statistics. The number is the one of this layout.
