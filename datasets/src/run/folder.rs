@@ -287,31 +287,6 @@ impl RunFolder {
     }
 }
 
-impl<S: LogStore, C: Codec> Log<S, C> {
-    /// Creates `key` twice and refuses a store that lets both succeed.
-    pub(crate) async fn probe(&self, key: &str) -> Result<()> {
-        let content = Bytes::from_static(b"gristmill creates this key twice; the store must refuse the second time\n");
-        let probed = async {
-            // A first create whose answer was lost is answered with "exists", which is just what is asked.
-            if !self.retried(|| self.store.create(key, content.clone())).await? {
-                return Ok(true);
-            }
-            Ok(!self.retried(|| self.store.create(key, content.clone())).await?)
-        }
-        .await;
-        let cleaned = self.retried(|| self.store.delete(key)).await;
-        if !probed? {
-            return Err(DatasetError::Setting {
-                key: self.store.location(""),
-                message: "this store overwrites a key that must only be created, so it cannot hold a run; \
-                          use a store that honours 'If-None-Match: *', or a local folder"
-                    .to_owned(),
-            });
-        }
-        cleaned
-    }
-}
-
 /// Whether a name is that of a staged file of `object_store`'s local files.
 fn is_staged(name: &str) -> bool {
     let suffix = name.rsplit_once('#').map(|(_, suffix)| suffix);
