@@ -16,7 +16,7 @@ pub enum DatasetError {
         message: String,
     },
     /// Nothing is there.
-    #[error("'{location}' does not exist{}", hint(.hint))]
+    #[error("'{location}' does not exist{}", hinted(.hint))]
     NotFound {
         /// The location.
         location: String,
@@ -121,7 +121,7 @@ fn listed(numbers: &[u64]) -> String {
     numbers.iter().take(5).map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn hint(hint: &Option<String>) -> String {
+fn hinted(hint: &Option<String>) -> String {
     hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
 }
 

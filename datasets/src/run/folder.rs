@@ -32,7 +32,7 @@ use crate::{DatasetError, Result};
 ///     format: Format::Jsonl, compression: Compression::None,
 /// };
 /// let split = Split {
-///     number: 0, file: 0, unit: SplitUnit::File, start: 0, end: 0, skip: 0, take: None, first_row: None, rows: None, bytes: 10,
+///     number: 0, file: 0, unit: SplitUnit::File, start: 0, end: 0, skip: 0, take: None, first_row: None, file_row: None, rows: None, bytes: 10,
 /// };
 /// let source = SourcePlan { files: vec![file], splits: vec![split], schema: Arc::new(arrow_schema::Schema::empty()) };
 /// let plan = RunPlan::new("copy", Fingerprint::of(json!({"steps": []})), &source, json!({}));

@@ -48,9 +48,9 @@ pub use fingerprint::{Difference, Fingerprint, RUN_FORMAT, explain_difference};
 pub use folder::{RunFolder, RunStatus};
 pub use log::{CommitOutcome, Opened, SplitOutcome};
 pub use manifest::{Manifest, Totals};
-pub use plan::RunPlan;
+pub use plan::{RunPlan, part_name};
 pub use protocol::RetryPolicy;
-pub use record::{CommitRecord, SplitStatus, StepCount};
+pub use record::{CommitRecord, SplitStatus, StepCount, VerdictCount};
 
 /// A name for an attempt that no other attempt has: 64 random bits as 16 hexadecimal digits. It is drawn when an attempt
 /// starts to write, never when it is planned: a plan may be run twice.

@@ -97,7 +97,8 @@ impl RunPlan {
 }
 
 /// The path of a part of a run with `total` splits: at least five digits, and as many as the last split needs.
-pub(super) fn part_name(folder: &str, split: u64, total: u64, attempt: &str, extension: &str) -> String {
+#[must_use]
+pub fn part_name(folder: &str, split: u64, total: u64, attempt: &str, extension: &str) -> String {
     let digits = total.saturating_sub(1).checked_ilog10().map_or(1, |log| log as usize + 1).max(5);
     format!("{folder}/{split:0digits$}-{attempt}.{extension}")
 }
@@ -148,6 +149,7 @@ pub(super) fn encode_plan(plan: &RunPlan, location: &str) -> Result<Bytes> {
         (Field::new("skip", DataType::UInt64, true), of_split(|split| Some(split.skip))),
         (Field::new("take", DataType::UInt64, true), of_split(|split| split.take)),
         (Field::new("first_row", DataType::UInt64, true), of_split(|split| split.first_row)),
+        (Field::new("file_row", DataType::UInt64, true), of_split(|split| split.file_row)),
         (Field::new("rows", DataType::UInt64, true), of_split(|split| split.rows)),
         (Field::new("bytes", DataType::UInt64, true), of_split(|split| Some(split.bytes))),
     ];
@@ -221,6 +223,7 @@ fn read_rows(
     let counts = ["start", "end", "skip", "bytes"].map(|name| (name, columns.optional_u64(name)));
     let take = columns.optional_u64("take")?;
     let first_row = columns.optional_u64("first_row")?;
+    let file_row = columns.optional_u64("file_row")?;
     let known_rows = columns.optional_u64("rows")?;
     let of_split = |position: usize, row: usize| -> Result<u64> {
         let (name, array) = &counts[position];
@@ -261,6 +264,7 @@ fn read_rows(
             skip: of_split(2, row)?,
             take: number(take, row),
             first_row: number(first_row, row),
+            file_row: number(file_row, row),
             rows: number(known_rows, row),
             bytes: of_split(3, row)?,
         });
@@ -307,6 +311,7 @@ pub(crate) mod tests {
             skip: number % 4,
             take: (number % 7 == 0).then_some(11),
             first_row: (number % 3 == 0).then_some(number * 1_000),
+            file_row: (number % 4 == 0).then_some(number * 100),
             rows: (number % 3 == 1).then_some(1_000),
             bytes: 100 << 20,
         };

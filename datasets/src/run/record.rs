@@ -34,6 +34,45 @@ pub struct StepCount {
     pub rows_out: u64,
     /// Time in the step, in seconds.
     pub seconds: f64,
+    /// The verdict columns that the step added, and how often each was true.
+    #[serde(default)]
+    pub verdicts: Vec<VerdictCount>,
+}
+
+/// How often a verdict column was true, and, where there is a label to compare with, how often rightly so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictCount {
+    /// The column.
+    pub column: String,
+    /// Rows with verdict true.
+    pub flagged: u64,
+    /// Rows with verdict true and label true.
+    pub true_positives: u64,
+    /// Rows with verdict true and label false.
+    pub false_positives: u64,
+    /// Rows with verdict false and label true.
+    pub false_negatives: u64,
+    /// Rows with verdict false and label false.
+    pub true_negatives: u64,
+}
+
+impl StepCount {
+    /// Adds another split's counts of the same step.
+    pub fn merge(&mut self, other: &Self) {
+        self.rows_in += other.rows_in;
+        self.rows_kept += other.rows_kept;
+        self.rows_rejected += other.rows_rejected;
+        self.rows_quarantined += other.rows_quarantined;
+        self.rows_out += other.rows_out;
+        self.seconds += other.seconds;
+        for (verdict, more) in self.verdicts.iter_mut().zip(&other.verdicts) {
+            verdict.flagged += more.flagged;
+            verdict.true_positives += more.true_positives;
+            verdict.false_positives += more.false_positives;
+            verdict.false_negatives += more.false_negatives;
+            verdict.true_negatives += more.true_negatives;
+        }
+    }
 }
 
 /// The record that makes a split done: created once, never changed.

@@ -10,7 +10,7 @@ use parquet::file::metadata::KeyValue;
 
 use super::columns::{Columns, from_parquet, malformed, owned, store_error, to_parquet};
 use super::manifest::Manifest;
-use super::record::{CommitRecord, SplitStatus, StepCount};
+use super::record::{CommitRecord, SplitStatus, StepCount, VerdictCount};
 use crate::Result;
 
 /// The columns of a commit record and of the manifest.
@@ -51,6 +51,19 @@ static STEP_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
         count("rows_quarantined"),
         count("rows_out"),
         Field::new("seconds", DataType::Float64, false),
+        Field::new("verdicts", DataType::List(verdict_item()), false),
+    ])
+});
+
+static VERDICT_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
+    let count = |name: &str| Field::new(name, DataType::UInt64, false);
+    Fields::from(vec![
+        Field::new("column", DataType::Utf8, false),
+        count("flagged"),
+        count("true_positives"),
+        count("false_positives"),
+        count("false_negatives"),
+        count("true_negatives"),
     ])
 });
 
@@ -58,6 +71,10 @@ const FINGERPRINT_KEY: &str = "gristmill.fingerprint";
 
 fn step_item() -> Arc<Field> {
     Arc::new(Field::new_list_field(DataType::Struct(Fields::clone(&STEP_FIELDS)), false))
+}
+
+fn verdict_item() -> Arc<Field> {
+    Arc::new(Field::new_list_field(DataType::Struct(Fields::clone(&VERDICT_FIELDS)), false))
 }
 
 /// Writes one record as a Parquet file of one row.
@@ -145,11 +162,39 @@ fn steps_array(records: &[CommitRecord], location: &str) -> Result<ArrayRef> {
         count(|step| step.rows_quarantined),
         count(|step| step.rows_out),
         Arc::new(Float64Array::from_iter_values(steps.iter().map(|step| step.seconds))),
+        verdicts_array(&steps, location)?,
     ];
-    let structs = StructArray::try_new(Fields::clone(&STEP_FIELDS), columns, None);
+    let lengths = records.iter().map(|record| record.steps.len());
+    list_of_structs(step_item(), &STEP_FIELDS, columns, lengths, location)
+}
+
+fn verdicts_array(steps: &[&StepCount], location: &str) -> Result<ArrayRef> {
+    let verdicts: Vec<&VerdictCount> = steps.iter().flat_map(|step| &step.verdicts).collect();
+    let count = |value: fn(&VerdictCount) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(verdicts.iter().map(|verdict| value(verdict))))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(verdicts.iter().map(|verdict| &verdict.column))),
+        count(|verdict| verdict.flagged),
+        count(|verdict| verdict.true_positives),
+        count(|verdict| verdict.false_positives),
+        count(|verdict| verdict.false_negatives),
+        count(|verdict| verdict.true_negatives),
+    ];
+    let lengths = steps.iter().map(|step| step.verdicts.len());
+    list_of_structs(verdict_item(), &VERDICT_FIELDS, columns, lengths, location)
+}
+
+fn list_of_structs(
+    item: Arc<Field>,
+    fields: &Fields,
+    columns: Vec<ArrayRef>,
+    lengths: impl Iterator<Item = usize>,
+    location: &str,
+) -> Result<ArrayRef> {
+    let structs = StructArray::try_new(Fields::clone(fields), columns, None);
     let list = structs.and_then(|structs| {
-        let offsets = OffsetBuffer::from_lengths(records.iter().map(|record| record.steps.len()));
-        ListArray::try_new(step_item(), offsets, Arc::new(structs), None)
+        ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(structs), None)
     });
     match list {
         Ok(list) => Ok(Arc::new(list)),
@@ -190,8 +235,7 @@ pub(super) fn from_batches(batches: &[RecordBatch], location: &str) -> Result<Ve
                     return Err(malformed(location, format!("status '{other}'; allowed: committed, failed")));
                 }
             };
-            let begin = usize::try_from(lists.value_offsets()[row]).unwrap_or_default();
-            let length = usize::try_from(lists.value_length(row)).unwrap_or_default();
+            let steps_of_row = steps[range_of(lists, row)].to_vec();
             records.push(CommitRecord {
                 split: split.value(row),
                 part: owned(part, row),
@@ -208,7 +252,7 @@ pub(super) fn from_batches(batches: &[RecordBatch], location: &str) -> Result<Ve
                 source: source.value(row).to_owned(),
                 seconds: seconds.value(row),
                 fingerprint: fingerprint.value(row).to_owned(),
-                steps: steps[begin..begin + length].to_vec(),
+                steps: steps_of_row,
                 status,
                 error: owned(error, row),
                 checksum: owned(checksum, row),
@@ -228,6 +272,8 @@ fn steps_from(structs: &StructArray, location: &str) -> Result<Vec<StepCount>> {
     let rows_quarantined = columns.u64("rows_quarantined")?;
     let rows_out = columns.u64("rows_out")?;
     let seconds = columns.f64("seconds")?;
+    let (lists, structs_of_verdicts) = columns.structs("verdicts")?;
+    let verdicts = verdicts_from(structs_of_verdicts, location)?;
     let step = |row| StepCount {
         name: name.value(row).to_owned(),
         kind: kind.value(row).to_owned(),
@@ -237,8 +283,35 @@ fn steps_from(structs: &StructArray, location: &str) -> Result<Vec<StepCount>> {
         rows_quarantined: rows_quarantined.value(row),
         rows_out: rows_out.value(row),
         seconds: seconds.value(row),
+        verdicts: verdicts[range_of(lists, row)].to_vec(),
     };
     Ok((0..structs.len()).map(step).collect())
+}
+
+fn verdicts_from(structs: &StructArray, location: &str) -> Result<Vec<VerdictCount>> {
+    let columns = Columns::of_struct(structs, location);
+    let column = columns.text("column")?;
+    let flagged = columns.u64("flagged")?;
+    let true_positives = columns.u64("true_positives")?;
+    let false_positives = columns.u64("false_positives")?;
+    let false_negatives = columns.u64("false_negatives")?;
+    let true_negatives = columns.u64("true_negatives")?;
+    let verdict = |row| VerdictCount {
+        column: column.value(row).to_owned(),
+        flagged: flagged.value(row),
+        true_positives: true_positives.value(row),
+        false_positives: false_positives.value(row),
+        false_negatives: false_negatives.value(row),
+        true_negatives: true_negatives.value(row),
+    };
+    Ok((0..structs.len()).map(verdict).collect())
+}
+
+/// The values of a list's row in its child array.
+fn range_of(lists: &ListArray, row: usize) -> std::ops::Range<usize> {
+    let begin = usize::try_from(lists.value_offsets()[row]).unwrap_or_default();
+    let length = usize::try_from(lists.value_length(row)).unwrap_or_default();
+    begin..begin + length
 }
 
 #[cfg(test)]

@@ -159,10 +159,13 @@ pub(crate) fn store_failure(location: String, error: &Error) -> DatasetError {
     }
 }
 
+fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |&cause| cause.source())
+}
+
 /// The operating system's error behind a store's one, when trying again will not help.
 fn lasting_cause(error: &Error) -> Option<&io::Error> {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).find(|cause| {
+    causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).find(|cause| {
         matches!(
             cause.kind(),
             io::ErrorKind::PermissionDenied
@@ -179,7 +182,7 @@ fn lasting_cause(error: &Error) -> Option<&io::Error> {
 
 fn with_causes(error: &Error) -> String {
     let mut message = error.to_string();
-    for cause in std::iter::successors(error.source(), |error| error.source()) {
+    for cause in causes(error) {
         let cause = cause.to_string();
         if !message.contains(&cause) {
             message = format!("{message}: {cause}");

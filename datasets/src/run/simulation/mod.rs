@@ -192,6 +192,7 @@ fn plan_of(splits: u64) -> RunPlan {
         skip: 0,
         take: None,
         first_row: None,
+        file_row: None,
         rows: None,
         bytes: 1,
     };
