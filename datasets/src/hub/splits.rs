@@ -140,27 +140,43 @@ mod tests {
         paths.iter().map(|path| TreeEntry { path: (*path).to_owned(), size: 1, tag: None, is_folder: false }).collect()
     }
 
-    type Expected = &'static [(&'static str, &'static [&'static str])];
-
     #[rstest]
     #[case::sharded(
-        &["README.md", "data/train-00001-of-00002-ab.parquet", "data/train-00000-of-00002-cd.parquet", "data/odd_one-00000-of-00001.parquet", "data/test-00000-of-00001.parquet", "extra/train.csv"],
-        &[("train", &["data/train-00000-of-00002-cd.parquet", "data/train-00001-of-00002-ab.parquet"]), ("test", &["data/test-00000-of-00001.parquet"]), ("odd_one", &["data/odd_one-00000-of-00001.parquet"])]
+        &[
+            "README.md",
+            "data/train-00001-of-00002-ab.parquet",
+            "data/train-00000-of-00002-cd.parquet",
+            "data/odd_one-00000-of-00001.parquet",
+            "data/test-00000-of-00001.parquet",
+            "extra/train.csv",
+        ],
+        "train: data/train-00000-of-00002-cd.parquet data/train-00001-of-00002-ab.parquet; \
+         test: data/test-00000-of-00001.parquet; odd_one: data/odd_one-00000-of-00001.parquet"
     )]
-    #[case::folders(&["train/a.csv", "train/deep/b.csv", "my-dev-set/c.csv", "x.csv"], &[("train", &["train/a.csv", "train/deep/b.csv"]), ("validation", &["my-dev-set/c.csv"])])]
-    #[case::names(&["train.jsonl", "a/my_test_1.jsonl.gz", "evaluation.jsonl"], &[("train", &["train.jsonl"]), ("test", &["a/my_test_1.jsonl.gz", "evaluation.jsonl"])])]
-    #[case::words_only(&["trainer.csv", "contest.csv"], &[("train", &["contest.csv", "trainer.csv"])])]
-    #[case::all(&["b.parquet", "a/c.parquet", ".gitattributes", ".hidden/d.parquet", "__pycache__/e.json", "config.json", "image.png"], &[("train", &["a/c.parquet", "b.parquet"])])]
-    #[case::nothing(&["README.md", "script.py"], &[])]
-    fn finds_splits(#[case] paths: &[&str], #[case] expected: Expected) {
+    #[case::folders(
+        &["train/a.csv", "train/deep/b.csv", "my-dev-set/c.csv", "x.csv"],
+        "train: train/a.csv train/deep/b.csv; validation: my-dev-set/c.csv"
+    )]
+    #[case::names(
+        &["train.jsonl", "a/my_test_1.jsonl.gz", "evaluation.jsonl"],
+        "train: train.jsonl; test: a/my_test_1.jsonl.gz evaluation.jsonl"
+    )]
+    #[case::words_only(&["trainer.csv", "contest.csv"], "train: contest.csv trainer.csv")]
+    #[case::all(
+        &["b.parquet", "a/c.parquet", ".gitattributes", ".hidden/d.parquet", "__pycache__/e.json", "config.json", "x.png"],
+        "train: a/c.parquet b.parquet"
+    )]
+    #[case::nothing(&["README.md", "script.py"], "")]
+    fn finds_splits(#[case] paths: &[&str], #[case] expected: &str) {
         let tree = tree(paths);
-        let found: Vec<(String, Vec<&str>)> = usual_splits(&tree, "")
+        let found: Vec<String> = usual_splits(&tree, "")
             .into_iter()
-            .map(|(split, files)| (split, files.iter().map(|file| file.path.as_str()).collect()))
+            .map(|(split, files)| {
+                let files: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+                format!("{split}: {}", files.join(" "))
+            })
             .collect();
-        let expected: Vec<(String, Vec<&str>)> =
-            expected.iter().map(|(split, files)| ((*split).to_owned(), files.to_vec())).collect();
-        assert_eq!(found, expected);
+        assert_eq!(found.join("; "), expected);
     }
 
     #[test]

@@ -230,7 +230,16 @@ async fn list_store(location: &Location, store: Arc<dyn ObjectStore>) -> Result<
     let failure = |error| store_error(&location.to_string(), error);
     let mut pattern = pattern_of(location)?;
     if let Some(literal) = pattern.literal() {
+        pattern = folder_of(&literal);
         if !key.ends_with('/') && !literal.is_empty() {
+            // A store has no folders, so the name tells what to look for first.
+            let looks_like_folder = !is_data_file(&literal);
+            if looks_like_folder {
+                let entries = select(walk_store(&pattern, &store).await.map_err(failure)?, &pattern);
+                if !entries.is_empty() {
+                    return Ok(entries.into_iter().map(|entry| entry.found(location)).collect());
+                }
+            }
             let path = object_store::path::Path::parse(&literal).map_err(|error| failure(error.into()))?;
             match store.head(&path).await {
                 Ok(meta) => return Ok(vec![entry_of(&meta).found(location)]),
@@ -238,7 +247,6 @@ async fn list_store(location: &Location, store: Arc<dyn ObjectStore>) -> Result<
                 Err(error) => return Err(failure(error)),
             }
         }
-        pattern = folder_of(&literal);
     }
     let entries = select(walk_store(&pattern, &store).await.map_err(failure)?, &pattern);
     if entries.is_empty() {
