@@ -34,6 +34,8 @@ mod registry;
 mod resources;
 #[cfg(feature = "sample")]
 pub mod sample;
+#[cfg(feature = "tokens")]
+pub mod tokens;
 
 pub use columns::{TextColumn, default_array, require_column};
 pub use error::{OperatorError, Result, nearest};

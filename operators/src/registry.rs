@@ -30,6 +30,11 @@ impl Registry {
         let mut registry = Self::empty();
         #[cfg(feature = "sample")]
         registry.add(Arc::new(crate::sample::SampleKind));
+        #[cfg(feature = "tokens")]
+        {
+            registry.add(Arc::new(crate::tokens::CountTokensKind));
+            registry.add(Arc::new(crate::tokens::TokenizeKind));
+        }
         registry
     }
 
