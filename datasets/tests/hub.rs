@@ -153,6 +153,7 @@ async fn patterns(#[case] pattern: &str, #[case] expected: &[&str]) {
     let files = stores.list(&[pattern.to_owned()], &ListOptions::default()).await.unwrap();
     assert_eq!(names(&files), expected);
     for file in &files {
+        assert_eq!(stores.find(&file.url).await.unwrap(), *file);
         assert_eq!(stores.read_all(&file.url).await.unwrap().len() as u64, file.size, "{}", file.url);
     }
 }
@@ -315,6 +316,33 @@ async fn an_address_that_ended_is_asked_for_anew() {
         hub.received_requests().await.unwrap().iter().filter(|request| request.url.path().contains("resolve")).count();
     assert_eq!(resolved, 2);
     assert_eq!(content.received_requests().await.unwrap().len(), 2 + 1 + 3);
+}
+
+#[tokio::test]
+async fn many_readers_of_a_file_ask_the_hub_once() {
+    let (hub, content) = (MockServer::start().await, MockServer::start().await);
+    revision(&hub).await;
+    Mock::given(method("GET"))
+        .and(path(resolve_path("a.bin")))
+        .respond_with(
+            ResponseTemplate::new(302)
+                .insert_header("location", elsewhere(&content, "/blob"))
+                .set_delay(Duration::from_millis(50)),
+        )
+        .expect(1)
+        .mount(&hub)
+        .await;
+    Mock::given(path("/blob"))
+        .respond_with(ResponseTemplate::new(206).insert_header("content-range", "bytes 0-1/4").set_body_string("ab"))
+        .expect(16)
+        .mount(&content)
+        .await;
+    let stores = stores(&[("HF_ENDPOINT", &hub.uri())]);
+    let (store, path) = stores.open("hf://datasets/o/n/a.bin").unwrap();
+    let reads = (0..16).map(|_| store.get_range(&path, 0..2));
+    for bytes in futures::future::join_all(reads).await {
+        assert_eq!(bytes.unwrap(), "ab");
+    }
 }
 
 #[rstest]

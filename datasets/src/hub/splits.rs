@@ -9,6 +9,7 @@
 //! 4. all files are of the train split.
 
 use super::tree::TreeEntry;
+use crate::formats::is_dataset_metadata;
 use crate::stores::is_data_file;
 
 /// The splits that have other names, too, in the order in which they are shown.
@@ -17,10 +18,6 @@ const KEYWORDS: [(&str, &[&str]); 3] = [
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
-
-/// Files beside the data that are no data whatever their ending.
-const NO_DATA: [&str; 5] =
-    ["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
 
 /// The files of each split below a folder, in order of their paths.
 pub(crate) fn usual_splits<'a>(tree: &'a [TreeEntry], folder: &str) -> Vec<(String, Vec<&'a TreeEntry>)> {
@@ -76,7 +73,8 @@ pub(crate) fn converted_splits(tree: &[TreeEntry]) -> Vec<(String, String, Vec<&
 fn is_data(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     is_data_file(path)
-        && !NO_DATA.contains(&name)
+        && name != "config.json"
+        && !is_dataset_metadata(name)
         && !name.starts_with('.')
         && !path.split('/').rev().skip(1).any(|folder| folder.starts_with('.') || folder.starts_with("__"))
 }

@@ -368,10 +368,10 @@ impl Braces {
                     if depth == 0 {
                         let ends = begins.iter().skip(1).map(|begin| begin - 1).chain([index]);
                         choices.extend(begins.iter().zip(ends).map(|(begin, end)| text[*begin..end].to_owned()));
-                        if let [only] = choices.as_slice() {
-                            if let Some(numbers) = numbers(only)? {
-                                choices = numbers;
-                            }
+                        if let [only] = choices.as_slice()
+                            && let Some(numbers) = numbers(only)?
+                        {
+                            choices = numbers;
                         }
                         return Ok(Some(Self { start, end: index + 1, choices }));
                     }
