@@ -7,9 +7,13 @@
 //! 2. a folder named after a split, or with the name of a split as a word in its name;
 //! 3. a file with the name of a split as a word in its name;
 //! 4. all files are of the train split.
+//!
+//! Where a split so found holds files of several formats, the most common one holds: a repository may keep the same rows
+//! in two formats, and samples and statistics beside them.
 
 use super::tree::TreeEntry;
 use crate::formats::is_dataset_metadata;
+use crate::split::Format;
 use crate::stores::is_data_file;
 
 /// The splits that have other names, too, in the order in which they are shown.
@@ -93,8 +97,43 @@ fn group<'a, 'n>(
         }
     }
     let rank = |split: &str| KEYWORDS.iter().position(|(known, _)| *known == split).unwrap_or(KEYWORDS.len());
+    for (split, entries) in &mut groups {
+        keep_common_format(split, entries);
+    }
     groups.sort_by(|left, right| (rank(&left.0), &left.0).cmp(&(rank(&right.0), &right.0)));
     groups
+}
+
+/// Formats in the order in which they are preferred when they are equally common.
+fn rank_of_format(path: &str) -> usize {
+    match Format::of_name(path) {
+        Some((Format::Parquet, _)) => 0,
+        Some((Format::Jsonl | Format::Json, _)) => 1,
+        Some((Format::Csv | Format::Tsv, _)) => 2,
+        Some((Format::Arrow, _)) => 3,
+        None => 4,
+    }
+}
+
+fn keep_common_format(split: &str, entries: &mut Vec<&TreeEntry>) {
+    let mut counts = [0_usize; 5];
+    for entry in entries.iter() {
+        counts[rank_of_format(&entry.path)] += 1;
+    }
+    let most = counts.iter().copied().max().unwrap_or_default();
+    if most == entries.len() {
+        return;
+    }
+    let common = counts.iter().position(|count| *count == most).unwrap_or_default();
+    let (kept, left_out): (Vec<_>, Vec<_>) = entries.drain(..).partition(|entry| rank_of_format(&entry.path) == common);
+    let first = left_out.first().map(|entry| entry.path.as_str()).unwrap_or_default();
+    tracing::warn!(
+        split,
+        files = left_out.len(),
+        first,
+        "files of less common formats are left out; name files by path to choose"
+    );
+    *entries = kept;
 }
 
 fn matching(has: impl Fn(&str) -> bool) -> Vec<&'static str> {
@@ -164,6 +203,9 @@ mod tests {
         &["b.parquet", "a/c.parquet", ".gitattributes", ".hidden/d.parquet", "__pycache__/e.json", "config.json", "x.png"],
         "train: a/c.parquet b.parquet"
     )]
+    #[case::two_formats(&["a.csv", "a.parquet", "b.parquet", "stats.json"], "train: a.parquet b.parquet")]
+    #[case::same_rows_twice(&["train.csv", "train.parquet", "test.csv"], "train: train.parquet; test: test.csv")]
+    #[case::kin(&["a.jsonl", "b.json.gz", "c.csv"], "train: a.jsonl b.json.gz")]
     #[case::nothing(&["README.md", "script.py"], "")]
     fn finds_splits(#[case] paths: &[&str], #[case] expected: &str) {
         let tree = tree(paths);
