@@ -140,30 +140,38 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case::no_yaml("# Title", &[])]
-    #[case::not_closed("---\nconfigs: []\n", &[])]
-    #[case::no_configs("---\nlicense: mit\ntags:\n- a\n---\n# Title", &[])]
-    #[case::one_pattern("---\nconfigs:\n- config_name: a\n  data_files: data/*.csv\n---\n", &[("a", false, "", &[("train", &["data/*.csv"])])])]
-    #[case::list("---\nconfigs:\n- config_name: a\n  data_files: [x.csv, y.csv]\n  default: true\n---\n", &[("a", true, "", &[("train", &["x.csv", "y.csv"])])])]
-    #[case::splits(
-        "---\r\nconfigs:\r\n- config_name: a\r\n  data_files:\r\n  - split: train\r\n    path: ./a/train-*\r\n  - split: test\r\n    path:\r\n    - a/test.csv\r\n    - b/test.csv\r\n- config_name: b\r\n  data_dir: b\r\n---\r\n",
-        &[("a", false, "", &[("train", &["a/train-*"]), ("test", &["a/test.csv", "b/test.csv"])]), ("b", false, "b", &[])]
+    #[case::no_yaml("# Title", "")]
+    #[case::not_closed("---\nconfigs: []\n", "")]
+    #[case::no_configs("---\nlicense: mit\ntags:\n- a\n---\n# Title", "")]
+    #[case::one_pattern("---\nconfigs:\n- config_name: a\n  data_files: data/*.csv\n---\n", "a: train=data/*.csv")]
+    #[case::list(
+        "---\nconfigs:\n- config_name: a\n  data_files: [x.csv, y.csv]\n  default: true\n---\n",
+        "a (default): train=x.csv,y.csv"
     )]
-    #[case::map("---\nconfigs:\n- data_files: {train: a.csv, test: [b.csv]}\n---\n", &[("default", false, "", &[("test", &["b.csv"]), ("train", &["a.csv"])])])]
-    #[case::folder_and_files("---\nconfigs:\n- config_name: a\n  data_dir: ./d/\n  data_files: '*.csv'\n---\n", &[("a", false, "d", &[("train", &["d/*.csv"])])])]
-    #[case::other_keys("---\ndataset_info:\n- config_name: x\n  features:\n  - name: id\n    dtype: int64\nconfigs:\n- config_name: x\n  drop_labels: true\n  data_files: a.csv\n---\n", &[("x", false, "", &[("train", &["a.csv"])])])]
-    fn reads(#[case] card: &str, #[case] expected: &[(&str, bool, &str, &[(&str, &[&str])])]) {
-        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let expected: Vec<Config> = expected
-            .iter()
-            .map(|(name, is_default, folder, splits)| Config {
-                name: (*name).to_owned(),
-                is_default: *is_default,
-                folder: (*folder).to_owned(),
-                splits: splits.iter().map(|(split, patterns)| ((*split).to_owned(), owned(patterns))).collect(),
-            })
-            .collect();
-        assert_eq!(configs(card).unwrap(), expected);
+    #[case::splits(
+        "---\r\nconfigs:\r\n- config_name: a\r\n  data_files:\r\n  - split: train\r\n    path: ./a/train-*\r\n  - split: test\r\n    \
+         path:\r\n    - a/test.csv\r\n    - b/test.csv\r\n- config_name: b\r\n  data_dir: b\r\n---\r\n",
+        "a: train=a/train-* test=a/test.csv,b/test.csv; b in b:"
+    )]
+    #[case::map("---\nconfigs:\n- data_files: {train: a.csv, test: [b.csv]}\n---\n", "default: test=b.csv train=a.csv")]
+    #[case::folder_and_files(
+        "---\nconfigs:\n- config_name: a\n  data_dir: ./d/\n  data_files: '*.csv'\n---\n",
+        "a in d: train=d/*.csv"
+    )]
+    #[case::other_keys(
+        "---\ndataset_info:\n- config_name: x\n  features:\n  - name: id\n    dtype: int64\nconfigs:\n- config_name: x\n  \
+         drop_labels: true\n  data_files: a.csv\n---\n",
+        "x: train=a.csv"
+    )]
+    fn reads(#[case] card: &str, #[case] expected: &str) {
+        let shown = |config: &Config| {
+            let default = if config.is_default { " (default)" } else { "" };
+            let folder = if config.folder.is_empty() { String::new() } else { format!(" in {}", config.folder) };
+            let splits = config.splits.iter().map(|(split, patterns)| format!(" {split}={}", patterns.join(",")));
+            format!("{}{default}{folder}:{}", config.name, splits.collect::<String>())
+        };
+        let shown: Vec<String> = configs(card).unwrap().iter().map(shown).collect();
+        assert_eq!(shown.join("; "), expected);
     }
 
     #[rstest]

@@ -21,6 +21,9 @@ use crate::{DatasetError, Result};
 /// An address is not used any more when it expires within this time.
 const MARGIN: Duration = Duration::from_secs(30);
 
+/// Listings by folder, and whether they hold what lies deeper.
+pub(crate) type Trees = HashMap<(String, bool), Arc<Vec<TreeEntry>>>;
+
 /// What is known about a repository. Everything is asked for once and kept.
 #[derive(Debug)]
 pub(crate) struct Repo {
@@ -29,9 +32,11 @@ pub(crate) struct Repo {
     pub(crate) id: String,
     pub(crate) revision: String,
     pub(crate) cached: Option<CachedRepo>,
-    pub(crate) trees: tokio::sync::Mutex<HashMap<(String, bool), Arc<Vec<TreeEntry>>>>,
+    pub(crate) trees: tokio::sync::Mutex<Trees>,
     commit: OnceCell<String>,
     contents: Mutex<HashMap<String, Content>>,
+    /// Held while the Hub is asked where a file is, so that many readers of a file ask once.
+    asking: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// What is known about the content of a file.
@@ -69,6 +74,7 @@ impl Repo {
             trees: tokio::sync::Mutex::default(),
             commit: OnceCell::new(),
             contents: Mutex::default(),
+            asking: Mutex::default(),
         }
     }
 
@@ -155,14 +161,13 @@ impl Repo {
     pub(crate) async fn open(&self, path: &str, range: Option<&str>, retries: &mut Retries) -> Result<Opened> {
         let commit = self.commit().await?;
         let location = self.location(path);
-        let known = self.contents.lock().get(path).and_then(|content| content.address.clone());
-        if let Some(address) = known.filter(is_valid_now) {
-            let response = self.client.send(&Method::GET, &address, range, false, &location, retries).await?;
-            if response.status().is_success() || response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-                return self.opened(path, range, response, &location).await;
-            }
-            // It was valid for a time only: ask for a new one.
-            self.forget_address(path, &address);
+        if let Some(opened) = self.open_known(path, range, &location, retries).await? {
+            return Ok(opened);
+        }
+        let asking = Arc::clone(self.asking.lock().entry(path.to_owned()).or_default());
+        let _asking = asking.lock().await;
+        if let Some(opened) = self.open_known(path, range, &location, retries).await? {
+            return Ok(opened);
         }
         let url = self.resolve_address(commit, path);
         let answer = self.client.get(Method::GET, url, range, &location, retries).await?;
@@ -170,6 +175,25 @@ impl Repo {
             self.remember(path, &Content { address: answer.content.clone(), ..described(headers) });
         }
         self.opened(path, range, answer.response, &location).await
+    }
+
+    /// Opens a file where it was found before, if that address is still good.
+    async fn open_known(
+        &self,
+        path: &str,
+        range: Option<&str>,
+        location: &str,
+        retries: &mut Retries,
+    ) -> Result<Option<Opened>> {
+        let known = self.contents.lock().get(path).and_then(|content| content.address.clone());
+        let Some(address) = known.filter(is_valid_now) else { return Ok(None) };
+        let response = self.client.send(&Method::GET, &address, range, false, location, retries).await?;
+        if response.status().is_success() || response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return self.opened(path, range, response, location).await.map(Some);
+        }
+        // It was valid for a time only, or leads on: the Hub is asked for the way again.
+        self.forget_address(path, &address);
+        Ok(None)
     }
 
     async fn opened(&self, path: &str, range: Option<&str>, response: Response, location: &str) -> Result<Opened> {

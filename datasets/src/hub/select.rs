@@ -177,6 +177,22 @@ impl Stores {
         found(&repo, location, files).await
     }
 
+    /// The one file at a location.
+    pub(crate) async fn find_on_hub(&self, location: &HubLocation) -> Result<FoundFile> {
+        let repo = self.hub()?.repo(location);
+        let (size, tag) = match repo.downloaded(&location.path).await? {
+            Some((file, tag)) => (std::fs::metadata(file).map(|metadata| metadata.len()).ok(), tag),
+            None => {
+                let content = repo.describe(&location.path).await?;
+                (content.size, content.tag)
+            }
+        };
+        let absent = || DatasetError::NotFound { location: location.to_string(), hint: None };
+        let size = size.ok_or_else(absent)?;
+        let entry = Entry { path: location.path.clone(), size, etag: tag, version: None, modified_ms: None };
+        found(&repo, location, vec![entry]).await?.into_iter().next().ok_or_else(absent)
+    }
+
     async fn nothing_on_hub(&self, repo: &Arc<Repo>, location: &Location, pattern: &Pattern) -> DatasetError {
         let mut folder = pattern.root();
         loop {

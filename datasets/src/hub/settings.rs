@@ -107,6 +107,8 @@ mod tests {
         assert_eq!(of(variables).cache, Some(PathBuf::from(cache)));
     }
 
+    type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+
     #[test]
     fn finds_the_token() {
         let folder = tempfile::tempdir().unwrap();
@@ -115,7 +117,7 @@ mod tests {
         std::fs::write(folder.path().join("other"), "from-path").unwrap();
         let other = folder.path().join("other");
         let other = other.to_str().unwrap();
-        let cases: [(&[(&str, &str)], Option<&str>); 6] = [
+        let cases: [Case; 6] = [
             (&[("HF_HOME", home)], Some("Bearer from-home")),
             (&[("HF_HOME", home), ("HF_TOKEN_PATH", other)], Some("Bearer from-path")),
             (&[("HF_HOME", home), ("HF_TOKEN", " set ")], Some("Bearer set")),

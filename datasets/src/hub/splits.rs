@@ -7,8 +7,13 @@
 //! 2. a folder named after a split, or with the name of a split as a word in its name;
 //! 3. a file with the name of a split as a word in its name;
 //! 4. all files are of the train split.
+//!
+//! Where a split so found holds files of several formats, the most common one holds: a repository may keep the same rows
+//! in two formats, and samples and statistics beside them.
 
 use super::tree::TreeEntry;
+use crate::formats::is_dataset_metadata;
+use crate::split::Format;
 use crate::stores::is_data_file;
 
 /// The splits that have other names, too, in the order in which they are shown.
@@ -17,10 +22,6 @@ const KEYWORDS: [(&str, &[&str]); 3] = [
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
-
-/// Files beside the data that are no data whatever their ending.
-const NO_DATA: [&str; 5] =
-    ["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
 
 /// The files of each split below a folder, in order of their paths.
 pub(crate) fn usual_splits<'a>(tree: &'a [TreeEntry], folder: &str) -> Vec<(String, Vec<&'a TreeEntry>)> {
@@ -76,7 +77,8 @@ pub(crate) fn converted_splits(tree: &[TreeEntry]) -> Vec<(String, String, Vec<&
 fn is_data(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     is_data_file(path)
-        && !NO_DATA.contains(&name)
+        && name != "config.json"
+        && !is_dataset_metadata(name)
         && !name.starts_with('.')
         && !path.split('/').rev().skip(1).any(|folder| folder.starts_with('.') || folder.starts_with("__"))
 }
@@ -95,8 +97,43 @@ fn group<'a, 'n>(
         }
     }
     let rank = |split: &str| KEYWORDS.iter().position(|(known, _)| *known == split).unwrap_or(KEYWORDS.len());
+    for (split, entries) in &mut groups {
+        keep_common_format(split, entries);
+    }
     groups.sort_by(|left, right| (rank(&left.0), &left.0).cmp(&(rank(&right.0), &right.0)));
     groups
+}
+
+/// Formats in the order in which they are preferred when they are equally common.
+fn rank_of_format(path: &str) -> usize {
+    match Format::of_name(path) {
+        Some((Format::Parquet, _)) => 0,
+        Some((Format::Jsonl | Format::Json, _)) => 1,
+        Some((Format::Csv | Format::Tsv, _)) => 2,
+        Some((Format::Arrow, _)) => 3,
+        None => 4,
+    }
+}
+
+fn keep_common_format(split: &str, entries: &mut Vec<&TreeEntry>) {
+    let mut counts = [0_usize; 5];
+    for entry in entries.iter() {
+        counts[rank_of_format(&entry.path)] += 1;
+    }
+    let most = counts.iter().copied().max().unwrap_or_default();
+    if most == entries.len() {
+        return;
+    }
+    let common = counts.iter().position(|count| *count == most).unwrap_or_default();
+    let (kept, left_out): (Vec<_>, Vec<_>) = entries.drain(..).partition(|entry| rank_of_format(&entry.path) == common);
+    let first = left_out.first().map(|entry| entry.path.as_str()).unwrap_or_default();
+    tracing::warn!(
+        split,
+        files = left_out.len(),
+        first,
+        "files of less common formats are left out; name files by path to choose"
+    );
+    *entries = kept;
 }
 
 fn matching(has: impl Fn(&str) -> bool) -> Vec<&'static str> {
@@ -140,27 +177,46 @@ mod tests {
         paths.iter().map(|path| TreeEntry { path: (*path).to_owned(), size: 1, tag: None, is_folder: false }).collect()
     }
 
-    type Expected = &'static [(&'static str, &'static [&'static str])];
-
     #[rstest]
     #[case::sharded(
-        &["README.md", "data/train-00001-of-00002-ab.parquet", "data/train-00000-of-00002-cd.parquet", "data/odd_one-00000-of-00001.parquet", "data/test-00000-of-00001.parquet", "extra/train.csv"],
-        &[("train", &["data/train-00000-of-00002-cd.parquet", "data/train-00001-of-00002-ab.parquet"]), ("test", &["data/test-00000-of-00001.parquet"]), ("odd_one", &["data/odd_one-00000-of-00001.parquet"])]
+        &[
+            "README.md",
+            "data/train-00001-of-00002-ab.parquet",
+            "data/train-00000-of-00002-cd.parquet",
+            "data/odd_one-00000-of-00001.parquet",
+            "data/test-00000-of-00001.parquet",
+            "extra/train.csv",
+        ],
+        "train: data/train-00000-of-00002-cd.parquet data/train-00001-of-00002-ab.parquet; \
+         test: data/test-00000-of-00001.parquet; odd_one: data/odd_one-00000-of-00001.parquet"
     )]
-    #[case::folders(&["train/a.csv", "train/deep/b.csv", "my-dev-set/c.csv", "x.csv"], &[("train", &["train/a.csv", "train/deep/b.csv"]), ("validation", &["my-dev-set/c.csv"])])]
-    #[case::names(&["train.jsonl", "a/my_test_1.jsonl.gz", "evaluation.jsonl"], &[("train", &["train.jsonl"]), ("test", &["a/my_test_1.jsonl.gz", "evaluation.jsonl"])])]
-    #[case::words_only(&["trainer.csv", "contest.csv"], &[("train", &["contest.csv", "trainer.csv"])])]
-    #[case::all(&["b.parquet", "a/c.parquet", ".gitattributes", ".hidden/d.parquet", "__pycache__/e.json", "config.json", "image.png"], &[("train", &["a/c.parquet", "b.parquet"])])]
-    #[case::nothing(&["README.md", "script.py"], &[])]
-    fn finds_splits(#[case] paths: &[&str], #[case] expected: Expected) {
+    #[case::folders(
+        &["train/a.csv", "train/deep/b.csv", "my-dev-set/c.csv", "x.csv"],
+        "train: train/a.csv train/deep/b.csv; validation: my-dev-set/c.csv"
+    )]
+    #[case::names(
+        &["train.jsonl", "a/my_test_1.jsonl.gz", "evaluation.jsonl"],
+        "train: train.jsonl; test: a/my_test_1.jsonl.gz evaluation.jsonl"
+    )]
+    #[case::words_only(&["trainer.csv", "contest.csv"], "train: contest.csv trainer.csv")]
+    #[case::all(
+        &["b.parquet", "a/c.parquet", ".gitattributes", ".hidden/d.parquet", "__pycache__/e.json", "config.json", "x.png"],
+        "train: a/c.parquet b.parquet"
+    )]
+    #[case::two_formats(&["a.csv", "a.parquet", "b.parquet", "stats.json"], "train: a.parquet b.parquet")]
+    #[case::same_rows_twice(&["train.csv", "train.parquet", "test.csv"], "train: train.parquet; test: test.csv")]
+    #[case::kin(&["a.jsonl", "b.json.gz", "c.csv"], "train: a.jsonl b.json.gz")]
+    #[case::nothing(&["README.md", "script.py"], "")]
+    fn finds_splits(#[case] paths: &[&str], #[case] expected: &str) {
         let tree = tree(paths);
-        let found: Vec<(String, Vec<&str>)> = usual_splits(&tree, "")
+        let found: Vec<String> = usual_splits(&tree, "")
             .into_iter()
-            .map(|(split, files)| (split, files.iter().map(|file| file.path.as_str()).collect()))
+            .map(|(split, files)| {
+                let files: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+                format!("{split}: {}", files.join(" "))
+            })
             .collect();
-        let expected: Vec<(String, Vec<&str>)> =
-            expected.iter().map(|(split, files)| ((*split).to_owned(), files.to_vec())).collect();
-        assert_eq!(found, expected);
+        assert_eq!(found.join("; "), expected);
     }
 
     #[test]

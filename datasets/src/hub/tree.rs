@@ -115,16 +115,21 @@ fn checked(entry: Answered, location: &str) -> Result<TreeEntry> {
     Ok(TreeEntry { path: entry.path, size, tag, is_folder: entry.r#type == "directory" })
 }
 
-/// The address in `Link: <address>; rel="next"`.
+/// The address in `Link: <address>; rel="next"`, of possibly several links with commas between them.
 fn next_page(headers: &HeaderMap, url: &Url) -> Option<Url> {
     headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).find_map(|links| {
-        links.split(",<").chain(links.split(", <")).find_map(|link| {
-            let (address, parameters) = link.trim().trim_start_matches('<').split_once('>')?;
-            let is_next = parameters.split(';').any(|parameter| {
+        let mut rest = links;
+        while let Some((address, after)) = rest.split_once('<').and_then(|(_, link)| link.split_once('>')) {
+            let (parameters, _) = after.split_once('<').unwrap_or((after, ""));
+            let is_next = parameters.split([';', ',']).any(|parameter| {
                 parameter.trim().strip_prefix("rel=").is_some_and(|relation| relation.trim_matches('"') == "next")
             });
-            is_next.then(|| url.join(address).ok())?
-        })
+            if is_next {
+                return url.join(address).ok();
+            }
+            rest = after;
+        }
+        None
     })
 }
 

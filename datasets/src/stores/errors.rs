@@ -85,6 +85,10 @@ fn generic(location: String, error: &object_store::Error) -> DatasetError {
         }
     }
     #[cfg(feature = "http")]
+    if let Some(missing) = find::<super::network::NoCredentials>(error) {
+        return denied(location, &missing.to_string());
+    }
+    #[cfg(feature = "http")]
     if find::<object_store::client::HttpError>(error).is_some() {
         return DatasetError::Transient { location, message };
     }

@@ -5,24 +5,37 @@
 //! them are a range: `{00000..00127}`. As with shells and data tools, a wildcard does not match a name that begins with
 //! a dot, nor a folder that begins with an underscore, unless the part of the pattern begins so, too.
 
-use globset::{GlobBuilder, GlobMatcher};
-
-/// How many alternatives one pattern may unfold to.
-const MOST_ALTERNATIVES: usize = 100_000;
+/// How many alternatives the braces of one pattern may unfold to.
+const MOST_ALTERNATIVES: usize = 10_000;
 
 /// A pattern of paths, `/` between the parts.
 #[derive(Debug)]
 pub(crate) struct Pattern {
     text: String,
-    /// More than one where braces hold a slash.
+    /// More than one where the pattern has braces.
     alternatives: Vec<Vec<Part>>,
 }
 
 #[derive(Debug)]
 enum Part {
     Literal(String),
-    Wild { matcher: GlobMatcher, text: String },
+    Wild(Vec<Token>),
     AnyDepth,
+}
+
+/// What stands for letters within one part.
+#[derive(Debug)]
+enum Token {
+    /// This letter.
+    Letter(char),
+    /// `?`: any letter.
+    Any,
+    /// `*`: any letters or none.
+    Run,
+    /// `[a-z_]`, or `[!a-z_]` where negated.
+    Class { ranges: Vec<(char, char)>, is_negated: bool },
+    /// A number of so many digits between two others.
+    Number { first: u64, last: u64, digits: usize },
 }
 
 impl Pattern {
@@ -31,15 +44,24 @@ impl Pattern {
     /// # Errors
     /// Says what is wrong with it.
     pub(crate) fn new(text: &str) -> Result<Self, String> {
-        let unfolded = unfold_ranges(text)?;
-        let mut texts = vec![unfolded];
-        while let Some(position) = texts.iter().position(|text| brace_with_slash(text).is_some()) {
-            let text = texts.remove(position);
-            let Some((start, end, choices)) = brace_with_slash(&text) else { break };
-            for (offset, choice) in choices.iter().enumerate() {
-                texts.insert(position + offset, format!("{}{choice}{}", &text[..start], &text[end..]));
+        if text.contains(NUMBER) {
+            return Err("a path holds no NUL".to_owned());
+        }
+        let mut texts = vec![text.to_owned()];
+        // The first choice is unfolded until there is none; `texts` stays in the order of the choices.
+        let mut position = 0;
+        while let Some(text) = texts.get(position) {
+            let Some(braces) = Braces::find(text)? else {
+                position += 1;
+                continue;
+            };
+            let (before, after) = (text[..braces.start].to_owned(), text[braces.end..].to_owned());
+            let unfolded: Vec<String> =
+                braces.choices.iter().map(|choice| format!("{before}{choice}{after}")).collect();
+            texts.splice(position..=position, unfolded);
+            if texts.len() > MOST_ALTERNATIVES {
+                return Err(format!("the braces stand for more than {MOST_ALTERNATIVES} alternatives"));
             }
-            check_count(texts.len())?;
         }
         let alternatives = texts.iter().map(|text| parts(text)).collect::<Result<_, _>>()?;
         Ok(Self { text: text.to_owned(), alternatives })
@@ -163,9 +185,8 @@ fn step(parts: &[Part], states: &[usize], name: &str, is_file: bool) -> Vec<usiz
     for state in states {
         let reached = match parts.get(*state) {
             Some(Part::Literal(literal)) if literal == name => state + 1,
-            Some(Part::Wild { matcher, text })
-                if matcher.is_match(name)
-                    && (!is_hidden(name, is_file) || text.chars().next() == name.chars().next()) =>
+            Some(Part::Wild(tokens))
+                if (!is_hidden(name, is_file) || spells_out(tokens, name)) && token_match(tokens, name) =>
             {
                 state + 1
             }
@@ -189,112 +210,217 @@ fn parts(text: &str) -> Result<Vec<Part>, String> {
             if part.contains("**") {
                 return Err(format!("'**' stands alone between slashes; '{part}' mixes it with other letters"));
             }
-            if let Some(literal) = unescape(part) {
-                return Ok(Part::Literal(literal));
-            }
-            GlobBuilder::new(part)
-                .literal_separator(true)
-                .backslash_escape(true)
-                .empty_alternates(true)
-                .build()
-                .map(|glob| Part::Wild { matcher: glob.compile_matcher(), text: part.to_owned() })
-                .map_err(|error| error.to_string())
+            let tokens = tokens(part)?;
+            let literal: Option<String> = tokens
+                .iter()
+                .map(|token| match token {
+                    Token::Letter(letter) => Some(*letter),
+                    _ => None,
+                })
+                .collect();
+            Ok(literal.map_or(Part::Wild(tokens), Part::Literal))
         })
         .collect()
 }
 
-/// The text without escapes, or nothing when it holds a wildcard.
-fn unescape(part: &str) -> Option<String> {
-    let mut literal = String::new();
-    let mut characters = part.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' => literal.push(characters.next().unwrap_or('\\')),
-            '*' | '?' | '[' | '{' => return None,
-            other => literal.push(other),
-        }
-    }
-    Some(literal)
-}
-
-fn check_count(count: usize) -> Result<(), String> {
-    if count > MOST_ALTERNATIVES {
-        return Err(format!("the braces stand for more than {MOST_ALTERNATIVES} alternatives"));
-    }
-    Ok(())
-}
-
-/// Rewrites `{08..11}` to `{08,09,10,11}`. The wider end says how many digits, as shells do it.
-fn unfold_ranges(text: &str) -> Result<String, String> {
-    let mut result = String::new();
-    let mut rest = text;
-    while let Some(open) = rest.find('{') {
-        let (before, group) = rest.split_at(open);
-        result.push_str(before);
-        let range = group.find('}').and_then(|close| {
-            let (first, last) = group[1..close].split_once("..")?;
-            let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            (digits(first) && digits(last)).then_some((first, last, close))
+fn tokens(part: &str) -> Result<Vec<Token>, String> {
+    let mut tokens = Vec::new();
+    let mut rest = part;
+    while let Some(letter) = rest.chars().next() {
+        rest = &rest[letter.len_utf8()..];
+        tokens.push(match letter {
+            '*' => Token::Run,
+            '?' => Token::Any,
+            '[' => {
+                let (class, after) = class(rest).ok_or_else(|| format!("'[' in '{part}' has no ']'"))?;
+                rest = after;
+                class
+            }
+            NUMBER => {
+                let (number, after) = number(rest).ok_or_else(|| format!("'{part}' is malformed"))?;
+                rest = after;
+                number
+            }
+            '\\' => {
+                let escaped = rest.chars().next().unwrap_or('\\');
+                rest = rest.get(escaped.len_utf8()..).unwrap_or_default();
+                Token::Letter(escaped)
+            }
+            other => Token::Letter(other),
         });
-        let Some((first, last, close)) = range else {
-            result.push('{');
-            rest = &group[1..];
-            continue;
-        };
-        let width = if first.starts_with('0') || last.starts_with('0') { first.len().max(last.len()) } else { 1 };
-        let bounds = first.parse::<u64>().ok().zip(last.parse::<u64>().ok());
-        let Some((first, last)) = bounds.filter(|(first, last)| first <= last) else {
-            return Err(format!("the range '{}' does not ascend", &group[..=close]));
-        };
-        check_count(usize::try_from(last - first).unwrap_or(usize::MAX))?;
-        let numbers: Vec<String> = (first..=last).map(|number| format!("{number:0width$}")).collect();
-        result.push_str(&format!("{{{}}}", numbers.join(",")));
-        rest = &group[close + 1..];
     }
-    result.push_str(rest);
-    Ok(result)
+    Ok(tokens)
 }
 
-/// The first outermost group of braces that holds a slash: its begin, its end and its choices.
-fn brace_with_slash(text: &str) -> Option<(usize, usize, Vec<&str>)> {
-    let mut depth = 0_usize;
-    let mut start = 0;
-    let mut commas = Vec::new();
-    let mut has_slash = false;
-    let mut escaped = false;
-    for (index, character) in text.char_indices() {
-        if escaped {
-            escaped = false;
-            continue;
-        }
-        match character {
-            '\\' => escaped = true,
-            '{' => {
-                depth += 1;
-                if depth == 1 {
-                    (start, has_slash) = (index, false);
-                    commas.clear();
-                }
+/// What follows `[`: the class and the rest. A `]` at the begin is a letter of the class.
+fn class(text: &str) -> Option<(Token, &str)> {
+    let body = text.strip_prefix(['!', '^']).unwrap_or(text);
+    let end = body.char_indices().skip(1).find(|(_, letter)| *letter == ']')?.0;
+    let letters: Vec<char> = body[..end].chars().collect();
+    let mut ranges = Vec::new();
+    let mut index = 0;
+    while let Some(first) = letters.get(index) {
+        match (letters.get(index + 1), letters.get(index + 2)) {
+            (Some('-'), Some(last)) => {
+                ranges.push((*first, *last));
+                index += 3;
             }
-            '}' if depth > 0 => {
-                depth -= 1;
-                if depth == 0 && has_slash {
-                    let mut choices = Vec::new();
-                    let mut begin = start + 1;
-                    for comma in &commas {
-                        choices.push(&text[begin..*comma]);
-                        begin = comma + 1;
-                    }
-                    choices.push(&text[begin..index]);
-                    return Some((start, index + 1, choices));
-                }
+            _ => {
+                ranges.push((*first, *first));
+                index += 1;
             }
-            ',' if depth == 1 => commas.push(index),
-            '/' if depth > 0 => has_slash = true,
-            _ => {}
         }
     }
-    None
+    Some((Token::Class { ranges, is_negated: body.len() < text.len() }, &body[end + 1..]))
+}
+
+/// Matches letter by letter; at a dead end the last run takes one letter more.
+fn token_match(tokens: &[Token], name: &str) -> bool {
+    let letters: Vec<char> = name.chars().collect();
+    let (mut token, mut letter) = (0, 0);
+    let mut run: Option<(usize, usize)> = None;
+    loop {
+        match tokens.get(token) {
+            Some(Token::Run) => {
+                run = Some((token, letter));
+                token += 1;
+                continue;
+            }
+            Some(other) => {
+                if let Some(length) = other.length_at(&letters[letter..]) {
+                    token += 1;
+                    letter += length;
+                    continue;
+                }
+            }
+            None if letter == letters.len() => return true,
+            None => {}
+        }
+        let Some((begin, taken)) = run.filter(|(_, taken)| *taken < letters.len()) else { return false };
+        run = Some((begin, taken + 1));
+        (token, letter) = (begin + 1, taken + 1);
+    }
+}
+
+impl Token {
+    /// How many letters the token stands for here, if it fits.
+    fn length_at(&self, letters: &[char]) -> Option<usize> {
+        let letter = letters.first();
+        match self {
+            Self::Letter(own) => (letter? == own).then_some(1),
+            Self::Any => letter.map(|_| 1),
+            Self::Run => Some(0),
+            Self::Class { ranges, is_negated } => {
+                let letter = letter?;
+                let is_inside = ranges.iter().any(|(first, last)| (first..=last).contains(&letter));
+                (is_inside != *is_negated).then_some(1)
+            }
+            Self::Number { first, last, digits } => {
+                let digits = letters.get(..*digits)?;
+                let value = digits.iter().try_fold(0_u64, |value, digit| {
+                    value.checked_mul(10)?.checked_add(u64::from(digit.to_digit(10)?))
+                })?;
+                (first..=last).contains(&&value).then_some(digits.len())
+            }
+        }
+    }
+}
+
+/// Whether the pattern itself begins with the letter that makes a name hidden.
+fn spells_out(tokens: &[Token], name: &str) -> bool {
+    matches!(tokens.first(), Some(Token::Letter(letter)) if name.starts_with(*letter))
+}
+
+/// Marks a range of numbers in a pattern whose braces are unfolded; no path holds it.
+const NUMBER: char = '\0';
+
+/// A group of braces in a pattern, without the braces inside it.
+struct Braces {
+    start: usize,
+    end: usize,
+    choices: Vec<String>,
+}
+
+impl Braces {
+    /// The first outermost group.
+    fn find(text: &str) -> Result<Option<Self>, String> {
+        let mut depth = 0_usize;
+        let mut start = 0;
+        let mut begins = Vec::new();
+        let mut choices: Vec<String> = Vec::new();
+        let mut is_escaped = false;
+        for (index, letter) in text.char_indices() {
+            if is_escaped {
+                is_escaped = false;
+                continue;
+            }
+            match letter {
+                '\\' => is_escaped = true,
+                '{' => {
+                    depth += 1;
+                    if depth == 1 {
+                        (start, begins) = (index, vec![index + 1]);
+                    }
+                }
+                ',' if depth == 1 => begins.push(index + 1),
+                '}' if depth > 0 => {
+                    depth -= 1;
+                    if depth == 0 {
+                        let ends = begins.iter().skip(1).map(|begin| begin - 1).chain([index]);
+                        choices.extend(begins.iter().zip(ends).map(|(begin, end)| text[*begin..end].to_owned()));
+                        if let [only] = choices.as_slice()
+                            && let Some(numbers) = numbers(only)?
+                        {
+                            choices = numbers;
+                        }
+                        return Ok(Some(Self { start, end: index + 1, choices }));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if depth > 0 {
+            return Err(format!("'{{' in '{text}' has no '}}'"));
+        }
+        Ok(None)
+    }
+}
+
+/// Unfolds `8..11` to one range for each number of digits, `8..9` and `10..11`. A zero in front says that all numbers have
+/// as many digits as the wider end, as in shells.
+fn numbers(text: &str) -> Result<Option<Vec<String>>, String> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some((first, last)) = text.split_once("..").filter(|(first, last)| is_number(first) && is_number(last)) else {
+        return Ok(None);
+    };
+    let is_padded = [first, last].iter().any(|end| end.len() > 1 && end.starts_with('0'));
+    let width = first.len().max(last.len());
+    let bounds = first.parse::<u64>().ok().zip(last.parse::<u64>().ok()).filter(|(first, last)| first <= last);
+    let Some((first, last)) = bounds else { return Err(format!("the range '{{{text}}}' does not ascend")) };
+    let written = |first: u64, last: u64, digits: usize| format!("{NUMBER}{first}-{last}-{digits};");
+    if is_padded {
+        return Ok(Some(vec![written(first, last, width)]));
+    }
+    let mut ranges = Vec::new();
+    let mut begin = first;
+    loop {
+        let digits = begin.to_string().len();
+        let end =
+            10_u64.checked_pow(u32::try_from(digits).unwrap_or(u32::MAX)).map_or(last, |next| (next - 1).min(last));
+        ranges.push(written(begin, end, digits));
+        if end == last {
+            return Ok(Some(ranges));
+        }
+        begin = end + 1;
+    }
+}
+
+/// Reads what [`numbers`] wrote.
+fn number(text: &str) -> Option<(Token, &str)> {
+    let (range, rest) = text.split_once(';')?;
+    let mut parts = range.split('-');
+    let (first, last) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((Token::Number { first, last, digits: parts.next()?.parse().ok()? }, rest))
 }
 
 #[cfg(test)]
@@ -335,6 +461,17 @@ mod tests {
     #[case("t-{00008..00011}.csv", "t-00012.csv", false)]
     #[case("t-{8..11}.csv", "t-9.csv", true)]
     #[case("t-{8..11}.csv", "t-09.csv", false)]
+    #[case("t-{0..99999999}.csv", "t-31415926.csv", true)]
+    #[case("t-{00..15}-of-{16,32}", "t-07-of-16", true)]
+    #[case("t-{00..15}-of-{16,32}", "t-16-of-16", false)]
+    #[case("[é-ü]x", "öx", true)]
+    #[case("[]a]", "]", true)]
+    #[case("[^a-c-]x", "-x", false)]
+    #[case("*a*b*.c", "xxaxxbxx.c", true)]
+    #[case("*a*b*.c", "xxbxxaxx.c", false)]
+    #[case("*", "a.b", true)]
+    #[case("{a}", "a", true)]
+    #[case("{,.}x", ".x", true)]
     #[case("a[1].csv", "a1.csv", true)]
     #[case("a[1].csv", "a[1].csv", true)]
     #[case(r"a\[1\].csv", "a[1].csv", true)]
@@ -376,17 +513,17 @@ mod tests {
     #[case("a/b.csv", Some("a/b.csv"))]
     #[case(r"a/\[b\].csv", Some("a/[b].csv"))]
     #[case("a/*.csv", None)]
-    #[case("a/{b}.csv", None)]
+    #[case("a/{b,c}.csv", None)]
     fn literals(#[case] pattern: &str, #[case] literal: Option<&str>) {
         assert_eq!(Pattern::new(pattern).unwrap().literal().as_deref(), literal);
     }
 
     #[rstest]
-    #[case("a/[b.csv", "unclosed character class")]
-    #[case("a/{b.csv", "unclosed alternate group")]
+    #[case("a/[b.csv", "'[' in '[b.csv' has no ']'")]
+    #[case("a/{b.csv", "'{' in 'a/{b.csv' has no '}'")]
     #[case("a/x**/b", "'**' stands alone between slashes; 'x**'")]
     #[case("{9..1}", "the range '{9..1}' does not ascend")]
-    #[case("{0..99999999}", "more than 100000 alternatives")]
+    #[case("{a,b,c,d}{a,b,c,d}{a,b,c,d}{a,b,c,d}{a,b,c,d}{a,b,c,d}{a,b,c,d}", "more than 10000 alternatives")]
     fn refuses(#[case] pattern: &str, #[case] message: &str) {
         let error = Pattern::new(pattern).unwrap_err();
         assert!(error.contains(message), "{error}");

@@ -11,6 +11,7 @@ use super::errors::store_error;
 use super::glob::{Pattern, is_hidden};
 use super::local;
 use super::redact::redact;
+use crate::formats::is_dataset_metadata;
 use crate::location::Location;
 use crate::{Compression, DatasetError, Format, Result, SourceFile};
 
@@ -20,10 +21,6 @@ const PATTERNS_AT_ONCE: usize = 16;
 const FOLDERS_AT_ONCE: usize = 16;
 /// How many names are looked at for a hint.
 const NAMES_FOR_HINT: usize = 2_000;
-
-/// Endings of files that hold rows, before a compression ending.
-const DATA_ENDINGS: [&str; 8] = [".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow", ".feather"];
-const COMPRESSION_ENDINGS: [&str; 4] = [".gz", ".gzip", ".zst", ".zstd"];
 
 /// What [`Stores::list`] takes beside the patterns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,6 +128,35 @@ impl Stores {
         Ok(lists.into_iter().flatten().filter(|file| seen.insert(file.url.clone())).collect())
     }
 
+    /// The one file at a location, whose letters stand for themselves.
+    ///
+    /// # Errors
+    /// [`DatasetError::NotFound`] when there is none.
+    pub async fn find(&self, url: &str) -> Result<FoundFile> {
+        let location = Location::parse(url)?;
+        let absent = || DatasetError::NotFound { location: location.to_string(), hint: None };
+        match &location {
+            Location::File { path } => {
+                let path = path.clone();
+                let file = tokio::task::spawn_blocking(move || local::file(&path)).await.map_err(|error| {
+                    DatasetError::Store { location: location.to_string(), message: error.to_string() }
+                })??;
+                file.map(|file| file.found(&location)).ok_or_else(absent)
+            }
+            #[cfg(feature = "http")]
+            Location::Http { .. } => {
+                self.list_one(&location, &ListOptions::default()).await?.into_iter().next().ok_or_else(absent)
+            }
+            #[cfg(feature = "hf")]
+            Location::Hub(hub) => self.find_on_hub(hub).await,
+            _ => {
+                let (store, path) = self.open_location(&location)?;
+                let meta = store.head(&path).await.map_err(|error| store_error(&location.to_string(), error))?;
+                Ok(entry_of(&meta).found(&location))
+            }
+        }
+    }
+
     async fn read_paths_file(&self, paths_file: &str) -> Result<Vec<String>> {
         let location = Location::parse(paths_file)?;
         let bytes = self.read_all(paths_file).await?;
@@ -210,10 +236,10 @@ fn check_selection(locations: &[Location], options: &ListOptions) -> Result<()> 
 }
 
 fn list_local(location: &Location, path: &str) -> Result<Vec<FoundFile>> {
-    if !path.ends_with('/') {
-        if let Some(file) = local::file(path)? {
-            return Ok(vec![file.found(location)]);
-        }
+    if !path.ends_with('/')
+        && let Some(file) = local::file(path)?
+    {
+        return Ok(vec![file.found(location)]);
     }
     // A folder whose name holds letters of patterns is meant as it is written.
     let pattern = if std::path::Path::new(path).is_dir() { folder_of(path) } else { pattern_of(location)? };
@@ -230,7 +256,16 @@ async fn list_store(location: &Location, store: Arc<dyn ObjectStore>) -> Result<
     let failure = |error| store_error(&location.to_string(), error);
     let mut pattern = pattern_of(location)?;
     if let Some(literal) = pattern.literal() {
+        pattern = folder_of(&literal);
         if !key.ends_with('/') && !literal.is_empty() {
+            // A store has no folders, so the name tells what to look for first.
+            let looks_like_folder = !is_data_file(&literal);
+            if looks_like_folder {
+                let entries = select(walk_store(&pattern, &store).await.map_err(failure)?, &pattern);
+                if !entries.is_empty() {
+                    return Ok(entries.into_iter().map(|entry| entry.found(location)).collect());
+                }
+            }
             let path = object_store::path::Path::parse(&literal).map_err(|error| failure(error.into()))?;
             match store.head(&path).await {
                 Ok(meta) => return Ok(vec![entry_of(&meta).found(location)]),
@@ -238,7 +273,6 @@ async fn list_store(location: &Location, store: Arc<dyn ObjectStore>) -> Result<
                 Err(error) => return Err(failure(error)),
             }
         }
-        pattern = folder_of(&literal);
     }
     let entries = select(walk_store(&pattern, &store).await.map_err(failure)?, &pattern);
     if entries.is_empty() {
@@ -316,11 +350,9 @@ pub(crate) fn folder_of(path: &str) -> Pattern {
     Pattern::below(path)
 }
 
-/// Whether the name ends like that of a file of rows.
+/// Whether the name is that of a file of rows.
 pub(crate) fn is_data_file(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
-    let name = COMPRESSION_ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
-    DATA_ENDINGS.iter().any(|ending| name.len() > ending.len() && name.ends_with(ending))
+    Format::of_name(path).is_some()
 }
 
 /// Keeps what a pattern means and sorts it by the bytes of the paths.
@@ -346,9 +378,9 @@ fn leave_out_metadata(entries: &mut Vec<Entry>) {
     };
     let saved: HashSet<String> =
         entries.iter().map(parts).filter(|(_, name)| name == "dataset_info.json").map(|(folder, _)| folder).collect();
-    entries.retain(|entry| match parts(entry) {
-        (_, name) if ["dataset_info.json", "dataset_infos.json", "dataset_dict.json"].contains(&name.as_str()) => false,
-        (folder, name) => name != "state.json" || !saved.contains(&folder),
+    entries.retain(|entry| {
+        let (folder, name) = parts(entry);
+        !is_dataset_metadata(&name) || (name == "state.json" && !saved.contains(&folder))
     });
 }
 

@@ -65,7 +65,7 @@ pub struct StoreOptions {
 /// exponentially growing random waits, or with the wait that the server names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// How often at most. Whatever arrives of a body starts the count anew.
+    /// How often at most for one request; on the Hub, for one stretch of a file without any progress.
     pub most_retries: usize,
     /// The first wait.
     pub first_wait: Duration,
@@ -326,5 +326,41 @@ fn left_out(location: &Location) -> DatasetError {
     DatasetError::Location {
         location: location.to_string(),
         message: format!("this build cannot reach such locations; build it with the cargo feature '{feature}'"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("s3://bucket/a", "s3", cfg!(feature = "s3"))]
+    #[case("gs://bucket/a", "gcs", cfg!(feature = "gcs"))]
+    #[case("abfss://files@account.dfs.core.windows.net/a", "azure", cfg!(feature = "azure"))]
+    #[case("https://host/a", "http", cfg!(feature = "http"))]
+    #[case("hf://datasets/o/n/a", "hf", cfg!(feature = "hf"))]
+    fn kinds_that_were_left_out_name_their_feature(#[case] url: &str, #[case] feature: &str, #[case] is_built: bool) {
+        let environment = Environment::of([("HOME", "/nonexistent")]);
+        let opened = Stores::new(StoreOptions { environment, ..StoreOptions::default() }).open(url);
+        match opened {
+            Ok((_, path)) => assert!(is_built && path.as_ref() == "a"),
+            Err(error) => {
+                assert!(!is_built, "{error}");
+                assert!(error.to_string().contains(&format!("cargo feature '{feature}'")), "{error}");
+            }
+        }
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn clients_are_shared() {
+        let stores = Stores::new(StoreOptions::default());
+        let (first, _) = stores.open("https://host/a").unwrap();
+        let (second, _) = stores.clone().open("https://host/folder/b").unwrap();
+        let (other, _) = stores.open("https://other/a").unwrap();
+        assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &other));
     }
 }

@@ -22,6 +22,16 @@ use crate::{DatasetError, Result};
 const USER_AGENT: &str = concat!("gristmill/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long the metadata service of a cloud machine may take. It is next to the machine; elsewhere nothing answers.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
+/// Where the metadata services of the clouds give credentials.
+const METADATA_PATHS: [&str; 4] =
+    ["/latest/api/token", "/latest/meta-data/", "/computeMetadata/v1/", "/metadata/identity/oauth2/"];
+
+/// There are no credentials in the settings, and no cloud machine around this process to ask for some.
+#[derive(Debug, thiserror::Error)]
+#[error("no credentials are set, and this is no cloud machine with a role that gives some")]
+pub(crate) struct NoCredentials;
 
 /// Makes a client. Proxies come from `HTTPS_PROXY` and its like, certificates from the system.
 pub(crate) fn client(read_timeout: Duration, redirects: Policy) -> Result<reqwest::Client> {
@@ -58,6 +68,14 @@ struct Service(Arc<Connector>);
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let client = self.0.client.clone();
+        if METADATA_PATHS.iter().any(|path| request.uri().path().starts_with(path)) {
+            // Without this, a machine outside a cloud would try for minutes to get a role before it says what is missing.
+            let answer = tokio::time::timeout(METADATA_TIMEOUT, client.call(request)).await;
+            return match answer {
+                Ok(Ok(response)) => Ok(response),
+                _ => Err(HttpError::new(HttpErrorKind::Unknown, NoCredentials)),
+            };
+        }
         let response = on_runtime(self.0.io_runtime.as_ref(), async move { client.call(request).await })
             .await
             .map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error))??;

@@ -142,11 +142,11 @@ fn parse(text: &str) -> Sections {
         let Some((key, value)) = trimmed.split_once('=') else { continue };
         let key = key.trim().to_ascii_lowercase();
         let value = without_comment(value).trim().to_owned();
-        if line.starts_with([' ', '\t']) {
-            if let Some(parent) = &parent {
-                settings.insert(format!("{parent}.{key}"), value);
-                continue;
-            }
+        if line.starts_with([' ', '\t'])
+            && let Some(parent) = &parent
+        {
+            settings.insert(format!("{parent}.{key}"), value);
+            continue;
         }
         parent = value.is_empty().then(|| key.clone());
         settings.insert(key, value);

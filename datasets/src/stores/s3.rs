@@ -41,18 +41,15 @@ fn builder(environment: &Environment, bucket: &str) -> Result<AmazonS3Builder> {
             message: "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set together or not at all".to_owned(),
         });
     }
-    if !has_keys {
-        if let (Some(id), Some(secret)) = (profile.access_key_id, profile.secret_access_key) {
-            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-            if let Some(token) = profile.session_token {
-                builder = builder.with_token(token);
-            }
+    if !has_keys && let (Some(id), Some(secret)) = (profile.access_key_id, profile.secret_access_key) {
+        builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+        if let Some(token) = profile.session_token {
+            builder = builder.with_token(token);
         }
     }
-    if environment.get("AWS_REGION").is_none() && environment.get("AWS_DEFAULT_REGION").is_none() {
-        if let Some(region) = profile.region {
-            builder = builder.with_region(region);
-        }
+    let has_region = environment.get("AWS_REGION").or(environment.get("AWS_DEFAULT_REGION")).is_some();
+    if let Some(region) = profile.region.filter(|_| !has_region) {
+        builder = builder.with_region(region);
     }
     let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
     let endpoint = variables
