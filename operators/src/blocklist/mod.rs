@@ -189,7 +189,11 @@ impl BlocklistConfig {
         }
         let every_occurrence = parsed.counts || parsed.spans;
         if parsed.list == Some(Listing::First) && every_occurrence {
-            return Err(invalid(KIND, "list", "'first' stops before all occurrences are known; 'counts' and 'spans' need 'all'"));
+            return Err(invalid(
+                KIND,
+                "list",
+                "'first' stops before all occurrences are known; 'counts' and 'spans' need 'all'",
+            ));
         }
         parsed.list.get_or_insert(if every_occurrence { Listing::All } else { Listing::First });
         Ok(parsed)

@@ -94,7 +94,9 @@ fn read_csv(bytes: &[u8], selection: &Selection<'_>) -> Result<Vec<String>, Stri
     while reader.read_byte_record(&mut record).map_err(|error| error.to_string())? {
         let line = record.position().map_or(0, csv::Position::line);
         let at = |message: String| format!("line {line}: {message}");
-        let cell = |column: Option<usize>| column.map(|column| String::from_utf8_lossy(record.get(column).unwrap_or_default()));
+        let cell = |column: Option<usize>| {
+            column.map(|column| String::from_utf8_lossy(record.get(column).unwrap_or_default()))
+        };
         if let Some(cell) = cell(pos_ratio)
             && !parse_ratio(&cell).map_err(at)?.is_some_and(|ratio| ratio > selection.min_pos_ratio)
         {
@@ -161,7 +163,9 @@ fn ratios(column: &arrow_array::ArrayRef) -> Result<Vec<Option<f64>>, String> {
 
     match column.data_type() {
         DataType::Float64 => Ok(column.as_primitive::<Float64Type>().iter().collect()),
-        DataType::Float32 => Ok(column.as_primitive::<Float32Type>().iter().map(|ratio| ratio.map(f64::from)).collect()),
+        DataType::Float32 => {
+            Ok(column.as_primitive::<Float32Type>().iter().map(|ratio| ratio.map(f64::from)).collect())
+        }
         other => Err(format!("column '{POS_RATIO}' has type {other}, expected Float64 or Float32")),
     }
 }
@@ -272,7 +276,11 @@ mod tests {
             ("a.txt", b"fox\n \t\n", "line 2: the term is empty"),
             ("a.txt", b"fox\ndog\xff\n", "line 2: the term is not UTF-8 (its byte 4 is wrong)"),
             ("a.csv", b"keywords\nfox\n", "no column 'keyword', did you mean 'keywords'?"),
-            ("a.csv", b"keyword,pos_ratio\nfox,0.9\ndog,high\n", "line 3: 'high' in column 'pos_ratio' is not a number"),
+            (
+                "a.csv",
+                b"keyword,pos_ratio\nfox,0.9\ndog,high\n",
+                "line 3: 'high' in column 'pos_ratio' is not a number",
+            ),
             ("a.csv", b"keyword,is_relevant\nfox,maybe\n", "line 2: 'maybe' in column 'is_relevant'"),
             ("a.csv", b"keyword,x\nfox,1\n,2\n", "line 3: the term is empty"),
             ("a.csv", b"keyword,x\nfox\n", "line: 2"),

@@ -37,7 +37,8 @@ fn configure(list: &tempfile::NamedTempFile, config: &Value) -> Value {
 /// Runs the operator on one batch, with the configuration's `terms` set to a file of these.
 fn run(terms: &[&str], config: &Value, texts: &[Option<&str>]) -> Vec<Row> {
     let list = list_file(terms);
-    let batch = RecordBatch::try_from_iter([("text", Arc::new(StringArray::from(texts.to_vec())) as ArrayRef)]).unwrap();
+    let batch =
+        RecordBatch::try_from_iter([("text", Arc::new(StringArray::from(texts.to_vec())) as ArrayRef)]).unwrap();
     let spec = OperatorSpec::new(KIND, configure(&list, config));
     let operator = Registry::standard().bind(&spec, &batch.schema(), &Resources::local()).unwrap();
     let output = apply(operator.as_ref(), [batch]).unwrap();
@@ -51,12 +52,7 @@ fn rows(batch: &RecordBatch) -> Vec<Row> {
     (0..batch.num_rows())
         .map(|row| Row {
             verdict: batch["blocklist"].as_boolean().value(row),
-            terms: list("terms", row)
-                .unwrap()
-                .as_string::<i32>()
-                .iter()
-                .map(|term| term.unwrap().to_owned())
-                .collect(),
+            terms: list("terms", row).unwrap().as_string::<i32>().iter().map(|term| term.unwrap().to_owned()).collect(),
             distinct: metadata["distinct"].as_primitive::<UInt32Type>().value(row),
             occurrences: metadata
                 .column_by_name("occurrences")
@@ -104,7 +100,7 @@ fn terms_are_found() {
         (json!({}), &["b", "a", "ab"], "xab", &["b", "a", "ab"]),
         (json!({}), &["STRASSE", "straße"], "Die STRAẞE", &["straße"]),
         // İ becomes two characters, of which a term may name one.
-        (json!({}), &["istanbul", "i\u{307}stanbul", "İST"], "İstanbul", &["i\u{307}stanbul"]),
+        (json!({}), &["istanbul", "i\u{307}stanbul", "İST"], "İstanbul", &["i\u{307}stanbul", "İST"]),
         (json!({}), &["i", "\u{307}"], "İ", &["i", "\u{307}"]),
         (json!({}), &["ΟΔΟΣ"], "Οδος", &["ΟΔΟΣ"]),
         (json!({}), &["ΟΔΟΣ"], "ΟΔΟΣ.", &["ΟΔΟΣ"]),
@@ -233,7 +229,8 @@ fn binding_checks_columns_and_resources() {
 fn a_document_of_ten_megabytes_is_a_normal_row() {
     let mut text = "the quick brown cat jumps over the lazy hen. ".repeat(230_000);
     text.push_str("Fox, Dog");
-    let found = run(&["fox", "dog", "quick"], &json!({"min_distinct": 3, "counts": true, "spans": true}), &[Some(&text)]);
+    let found =
+        run(&["fox", "dog", "quick"], &json!({"min_distinct": 3, "counts": true, "spans": true}), &[Some(&text)]);
     assert_eq!(found[0].counts, [1, 1, 230_000]);
     assert_eq!(found[0].spans.last(), Some(&(1, text.len() as u64 - 3, text.len() as u64)));
 }
@@ -241,7 +238,8 @@ fn a_document_of_ten_megabytes_is_a_normal_row() {
 /// The definition, word for word.
 fn naive(terms: &[String], text: &str, word: bool) -> Vec<String> {
     let text = text.to_lowercase();
-    let is_word = |character: Option<char>| character.is_some_and(|character| "abkσςi\u{307}ßé知1_".contains(character));
+    let is_word =
+        |character: Option<char>| character.is_some_and(|character| "abkσςi\u{307}ßé知1_".contains(character));
     let occurs = |term: &str| {
         text.char_indices().any(|(start, _)| {
             text[start..].starts_with(term)
@@ -251,11 +249,7 @@ fn naive(terms: &[String], text: &str, word: bool) -> Vec<String> {
         })
     };
     let mut seen = std::collections::HashSet::new();
-    terms
-        .iter()
-        .filter(|term| seen.insert(term.to_lowercase()) && occurs(&term.to_lowercase()))
-        .cloned()
-        .collect()
+    terms.iter().filter(|term| seen.insert(term.to_lowercase()) && occurs(&term.to_lowercase())).cloned().collect()
 }
 
 proptest! {
@@ -279,10 +273,8 @@ proptest! {
 }
 
 fn data() -> PathBuf {
-    std::env::var_os("GRISTMILL_DATA").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")),
-        PathBuf::from,
-    )
+    std::env::var_os("GRISTMILL_DATA")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")), PathBuf::from)
 }
 
 /// A thousand documents in many languages, 1,988 terms, judged by an independent program.
