@@ -29,7 +29,7 @@ use serde_json::Value;
 
 pub use sink::{ArrowSink, Judgments, JsonlSink, MetricsDefinition, ParquetSink, SinkCommon, SinkDefinition};
 pub use source::{OneOrMany, SourceDefinition, SplitSizeText};
-pub use source_text::SourceText;
+use source_text::SourceText;
 pub use step::StepDefinition;
 pub use tests_section::TestDefinition;
 

@@ -19,7 +19,7 @@ const MAX_BYTES: usize = 4 << 20;
 
 /// The values of a pipeline file and the place of each, by dotted path (`steps.1.classify.threshold`).
 #[derive(Clone, Debug)]
-pub struct SourceText {
+pub(crate) struct SourceText {
     file: String,
     text: String,
     value: Value,
@@ -28,7 +28,7 @@ pub struct SourceText {
 
 impl SourceText {
     /// Parses YAML (or JSON, which is a subset). `file` is the name that errors show.
-    pub fn parse(file: &str, text: &str) -> Result<Self, DefinitionError> {
+    pub(crate) fn parse(file: &str, text: &str) -> Result<Self, DefinitionError> {
         if text.len() > MAX_BYTES {
             let message = format!("the file has {} bytes; a pipeline file may have {MAX_BYTES} at most", text.len());
             return Err(DefinitionError::new(file, text, None, message));
@@ -50,26 +50,26 @@ impl SourceText {
 
     /// Wraps a value that was built by a program instead of read from a file.
     #[must_use]
-    pub fn from_value(value: Value) -> Self {
+    pub(crate) fn from_value(value: Value) -> Self {
         Self { file: "pipeline".to_owned(), text: String::new(), value, places: BTreeMap::new() }
     }
 
     /// The values.
     #[must_use]
-    pub fn value(&self) -> &Value {
+    pub(crate) fn value(&self) -> &Value {
         &self.value
     }
 
     /// The name of the file.
     #[must_use]
-    pub fn file(&self) -> &str {
+    pub(crate) fn file(&self) -> &str {
         &self.file
     }
 
     /// Sets `path` (such as `steps.1.threshold` or `source.limit`) to a value written as YAML.
     ///
     /// In a step the kind need not be named: `steps.1.threshold` means the configuration of step 1, whatever its kind.
-    pub fn set(&mut self, assignment: &str) -> Result<(), DefinitionError> {
+    pub(crate) fn set(&mut self, assignment: &str) -> Result<(), DefinitionError> {
         let Some((path, text)) = assignment.split_once('=') else {
             let message = format!("'{assignment}' is not an override; write dotted.key=value");
             return Err(DefinitionError::new("command line", assignment, None, message));
@@ -117,7 +117,7 @@ impl SourceText {
 
     /// An error about the value at `path`; where the path is not in the file, the nearest enclosing value is shown.
     #[must_use]
-    pub fn error(&self, path: &str, message: impl Into<String>) -> DefinitionError {
+    pub(crate) fn error(&self, path: &str, message: impl Into<String>) -> DefinitionError {
         let mut path = path;
         let place = loop {
             if let Some(place) = self.places.get(path) {
@@ -222,7 +222,7 @@ fn flatten(tree: Spanned<Tree>, path: &mut String, places: &mut BTreeMap<String,
     let place = Place { line: to_usize(tree.referenced.line()), column: to_usize(tree.referenced.column()) };
     places.entry(path.clone()).or_insert(place);
     let length = path.len();
-    let mut enter = |path: &mut String, segment: &str| {
+    let enter = |path: &mut String, segment: &str| {
         if !path.is_empty() {
             path.push('.');
         }
