@@ -221,7 +221,7 @@ impl<S: LogStore, C: Codec> Log<S, C> {
     /// split can run again, whoever else works on the run.
     pub(crate) async fn retry_failed(&self) -> Result<BTreeSet<u64>> {
         let splits = self.given_up().await?;
-        let keys = splits.iter().map(|split| record_key(FAILED, *split));
+        let keys: Vec<String> = splits.iter().map(|split| record_key(FAILED, *split)).collect();
         stream::iter(keys)
             .map(|key| async move { self.retried(|| self.store.delete(&key)).await })
             .buffer_unordered(self.readers)
