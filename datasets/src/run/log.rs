@@ -65,11 +65,11 @@ pub enum Opened {
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
+pub(crate) struct Swept {
     /// Parts that no record names, deleted.
-    pub deleted: usize,
+    pub(crate) deleted: usize,
     /// Parts that no record names and that could not be deleted.
-    pub left: usize,
+    pub(crate) left: usize,
 }
 
 #[derive(Clone, Debug)]

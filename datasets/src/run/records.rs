@@ -193,9 +193,8 @@ fn list_of_structs(
     location: &str,
 ) -> Result<ArrayRef> {
     let structs = StructArray::try_new(Fields::clone(fields), columns, None);
-    let list = structs.and_then(|structs| {
-        ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(structs), None)
-    });
+    let list = structs
+        .and_then(|structs| ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(structs), None));
     match list {
         Ok(list) => Ok(Arc::new(list)),
         Err(error) => Err(store_error(location, format!("step counts cannot be encoded: {error}"))),
