@@ -314,6 +314,7 @@ fn range_of(lists: &ListArray, row: usize) -> std::ops::Range<usize> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::super::record::tests::full_record;
     use super::*;
