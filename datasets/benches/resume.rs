@@ -98,6 +98,7 @@ fn plan_of(splits: u64) -> RunPlan {
         skip: 0,
         take: None,
         first_row: Some(number * 10_000),
+        file_row: Some(number % PER_FILE * 10_000),
         rows: Some(10_000),
         bytes: 128 << 20,
     };

@@ -18,9 +18,7 @@ mod split;
 mod stores;
 
 pub use error::{DatasetError, Result};
-pub use formats::{
-    Chunk, Footers, OpenFile, ReadOptions, SplitSize, UnreadableRow, is_dataset_metadata, read_split,
-};
+pub use formats::{Chunk, Footers, OpenFile, ReadOptions, SplitSize, UnreadableRow, is_dataset_metadata, read_split};
 pub use location::{HubKind, HubLocation, Location};
 pub use parts::{
     ArrowCompression, ArrowOptions, JsonlOptions, ParquetCompression, ParquetOptions, PartOptions, PartSummary,

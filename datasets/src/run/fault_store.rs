@@ -399,6 +399,7 @@ impl fmt::Debug for FaultStore {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use object_store::memory::InMemory;
 

@@ -223,6 +223,7 @@ impl fmt::Display for Difference {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use arrow_schema::{DataType, Field};
 

@@ -65,11 +65,11 @@ pub enum Opened {
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
+pub(crate) struct Swept {
     /// Parts that no record names, deleted.
-    pub deleted: usize,
+    pub(crate) deleted: usize,
     /// Parts that no record names and that could not be deleted.
-    pub left: usize,
+    pub(crate) left: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -221,7 +221,7 @@ impl<S: LogStore, C: Codec> Log<S, C> {
     /// split can run again, whoever else works on the run.
     pub(crate) async fn retry_failed(&self) -> Result<BTreeSet<u64>> {
         let splits = self.given_up().await?;
-        let keys = splits.iter().map(|split| record_key(FAILED, *split));
+        let keys: Vec<String> = splits.iter().map(|split| record_key(FAILED, *split)).collect();
         stream::iter(keys)
             .map(|key| async move { self.retried(|| self.store.delete(&key)).await })
             .buffer_unordered(self.readers)
@@ -490,6 +490,7 @@ fn check_record(record: &CommitRecord, location: &str) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
 

@@ -42,6 +42,7 @@ mod records;
 pub mod simulation;
 mod store;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
 
 pub use fingerprint::{Difference, Fingerprint, RUN_FORMAT, explain_difference};

@@ -103,6 +103,9 @@ pub fn part_name(folder: &str, split: u64, total: u64, attempt: &str, extension:
     format!("{folder}/{split:0digits$}-{attempt}.{extension}")
 }
 
+/// A row of the plan: a file, and a split of it unless no split reads the file.
+type Row<'a> = (u32, Option<&'a Split>);
+
 /// Writes a plan.
 pub(super) fn encode_plan(plan: &RunPlan, location: &str) -> Result<Bytes> {
     plan.check(location)?;
@@ -111,9 +114,8 @@ pub(super) fn encode_plan(plan: &RunPlan, location: &str) -> Result<Bytes> {
         read[split.file as usize] = true;
     }
     let unread = (0_u32..).zip(&read).filter(|(_, read)| !**read).map(|(file, _)| (file, None));
-    let rows: Vec<(u32, Option<&Split>)> =
-        plan.splits.iter().map(|split| (split.file, Some(split))).chain(unread).collect();
-    let file = |row: &(u32, Option<&Split>)| &plan.files[row.0 as usize];
+    let rows: Vec<Row<'_>> = plan.splits.iter().map(|split| (split.file, Some(split))).chain(unread).collect();
+    let file = |row: &Row<'_>| &plan.files[row.0 as usize];
 
     let text = |value: fn(&SourceFile) -> Option<&str>| -> ArrayRef {
         Arc::new(rows.iter().map(|row| value(file(row))).collect::<StringArray>())
@@ -121,7 +123,7 @@ pub(super) fn encode_plan(plan: &RunPlan, location: &str) -> Result<Bytes> {
     let of_split = |value: fn(&Split) -> Option<u64>| -> ArrayRef {
         Arc::new(rows.iter().map(|row| row.1.and_then(value)).collect::<UInt64Array>())
     };
-    let named = |value: &dyn Fn(&(u32, Option<&Split>)) -> Option<String>| -> ArrayRef {
+    let named = |value: &dyn Fn(&Row<'_>) -> Option<String>| -> ArrayRef {
         Arc::new(rows.iter().map(value).collect::<StringArray>())
     };
     let columns: Vec<(Field, ArrayRef)> = vec![
@@ -283,6 +285,7 @@ fn variant<T: DeserializeOwned>(name: &str, column: &str, location: &str) -> Res
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 pub(crate) mod tests {
     use serde_json::json;
 

@@ -232,6 +232,7 @@ impl fmt::Display for SplitStatus {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 pub(crate) mod tests {
     use super::*;
 
@@ -263,6 +264,17 @@ pub(crate) mod tests {
                     rows_quarantined: 7,
                     rows_out: 50,
                     seconds: 0.25,
+                    verdicts: vec![
+                        VerdictCount {
+                            column: "words".into(),
+                            flagged: 40,
+                            true_positives: 30,
+                            false_positives: 10,
+                            false_negatives: 2,
+                            true_negatives: 55,
+                        },
+                        VerdictCount { column: "other".into(), ..VerdictCount::default() },
+                    ],
                 },
                 StepCount {
                     name: "chunks".into(),
@@ -273,6 +285,7 @@ pub(crate) mod tests {
                     rows_quarantined: 0,
                     rows_out: 100,
                     seconds: f64::MIN_POSITIVE,
+                    verdicts: Vec::new(),
                 },
             ],
             status: SplitStatus::Committed,

@@ -193,9 +193,8 @@ fn list_of_structs(
     location: &str,
 ) -> Result<ArrayRef> {
     let structs = StructArray::try_new(Fields::clone(fields), columns, None);
-    let list = structs.and_then(|structs| {
-        ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(structs), None)
-    });
+    let list = structs
+        .and_then(|structs| ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(structs), None));
     match list {
         Ok(list) => Ok(Arc::new(list)),
         Err(error) => Err(store_error(location, format!("step counts cannot be encoded: {error}"))),
@@ -315,6 +314,7 @@ fn range_of(lists: &ListArray, row: usize) -> std::ops::Range<usize> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::super::record::tests::full_record;
     use super::*;

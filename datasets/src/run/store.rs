@@ -192,6 +192,7 @@ fn with_causes(error: &Error) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use object_store::memory::InMemory;
 

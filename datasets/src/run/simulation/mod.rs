@@ -283,6 +283,7 @@ impl fmt::Display for Violation {
 impl std::error::Error for Violation {}
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
 
