@@ -1,7 +1,7 @@
 //! Rows of CSV and TSV as record batches.
 //!
-//! The first row of a file names its columns; every file may have them in an order of its own. Fields may be quoted in
-//! both formats. A field that is empty is null, in columns of strings as well.
+//! The first row of a file names its columns; every file may have them in an order of its own. Fields may be quoted
+//! in both formats. A field that is empty is null, in columns of strings as well.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -161,7 +161,8 @@ impl RowDecoder for CsvRows {
         } else {
             records.iter().flat_map(|record| &bytes[record.start..=record.end]).copied().collect::<Vec<u8>>().into()
         };
-        // The decoder makes room for a whole batch with every call, so it is made for just these rows and called once.
+        // The decoder makes room for a whole batch with every call, so it is made for just these rows and called
+        // once.
         let mut decoder = ReaderBuilder::new(Arc::clone(&self.schema))
             .with_delimiter(self.delimiter)
             .with_batch_size(records.len())

@@ -1,4 +1,5 @@
-//! Reading Arrow IPC: files, whose record batches can be entered one by one, and streams, which are read from the begin.
+//! Reading Arrow IPC: files, whose record batches can be entered one by one, and streams, which are read from the
+//! begin.
 //!
 //! Which of the two a file is says its first bytes, not its name: saved data sets name streams `.arrow`, too.
 

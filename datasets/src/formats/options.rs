@@ -21,11 +21,11 @@ use crate::error::{DatasetError, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadOptions {
-    /// Name of the column that holds the text. Must be there and hold strings. A dotted path such as `meta.text` names
-    /// a field inside a struct and makes it a column of that name.
+    /// Name of the column that holds the text. Must be there and hold strings. A dotted path such as `meta.text`
+    /// names a field inside a struct and makes it a column of that name.
     pub text: String,
-    /// Name of the column that identifies a row. Where no file has it, it is filled with the position of the row in the
-    /// source, 0..n-1, as `UInt64`; for text formats that costs a counting pass over the files at planning.
+    /// Name of the column that identifies a row. Where no file has it, it is filled with the position of the row in
+    /// the source, 0..n-1, as `UInt64`; for text formats that costs a counting pass over the files at planning.
     pub id: String,
     /// The columns to read, in this order; all when absent. `text` and `id` are always read. A dotted path selects a
     /// nested field and makes it a column named by the path. In JSON formats a dot always separates; in the others a
@@ -43,8 +43,8 @@ pub struct ReadOptions {
     pub batch_rows: usize,
     /// Bytes of a record batch to aim at. A batch holds at least one row, and a row may be larger.
     pub batch_bytes: usize,
-    /// Adds `_source` (location of the file, dictionary of strings) and `_row` (position of the row in its file from 0,
-    /// unreadable rows counted, `UInt64`).
+    /// Adds `_source` (location of the file, dictionary of strings) and `_row` (position of the row in its file from
+    /// 0, unreadable rows counted, `UInt64`).
     pub provenance: bool,
 }
 
@@ -101,14 +101,15 @@ const MAX_BATCH_BYTES: usize = 512 << 20;
 
 /// How large a split is: `64MB` (bytes), `300 rows` or `0.01` (share of all rows).
 ///
-/// * Bytes count what is stored: for Parquet and Arrow the compressed size of row groups and record batches, for text the
-///   bytes of the file. Row groups and batches are not cut, so one that is larger is a split of its own. Default `64MB`.
+/// * Bytes count what is stored: for Parquet and Arrow the compressed size of row groups and record batches, for text
+///   the bytes of the file. Row groups and batches are not cut, so one that is larger is a split of its own.
 /// * Rows are exact windows from the begin of each file (the last one of a file may be shorter).
 /// * A share f gives windows of `max(1, round(f * rows))` rows of each file's rows, where `rows` are those of the whole
 ///   source between `skip` and `limit`.
 ///
 /// Windows of rows need the number of rows. Parquet and Arrow files state it, text files are read through once at
-/// planning. Compressed files, JSON arrays and Arrow streams cannot be entered in the middle: each is one split at every size.
+/// planning. Compressed files, JSON arrays and Arrow streams cannot be entered in the middle: each is one split at
+/// every size.
 ///
 /// ```
 /// use gristmill_datasets::SplitSize;
