@@ -234,7 +234,7 @@ pub(crate) fn needed(plan: &Schema, origins: &[Origin]) -> Fields {
     struct Node {
         name: String,
         whole: Option<FieldRef>,
-        children: Vec<Node>,
+        children: Vec<Self>,
     }
     fn add(nodes: &mut Vec<Node>, path: &[String], field: &FieldRef) {
         let Some((first, rest)) = path.split_first() else { return };

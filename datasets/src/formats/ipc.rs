@@ -137,7 +137,7 @@ pub(crate) struct IpcReader {
 
 enum Batches {
     File { decoder: FileDecoder, blocks: VecDeque<Block> },
-    Stream(IpcStream),
+    Stream(Box<IpcStream>),
 }
 
 impl IpcReader {
@@ -168,7 +168,7 @@ impl IpcReader {
                 let shaper = Shaper::new(Arc::clone(&plan_schema), origins, &file.file.url);
                 (Batches::File { decoder, blocks: blocks.iter().copied().collect() }, Some(shaper))
             }
-            (SplitUnit::File, None) => (Batches::Stream(IpcStream::open(&file)), None),
+            (SplitUnit::File, None) => (Batches::Stream(Box::new(IpcStream::open(&file))), None),
             (unit, _) => {
                 return Err(DatasetError::Changed {
                     location: file.file.url.clone(),

@@ -28,7 +28,7 @@ pub(crate) struct JsonRows {
 impl JsonRows {
     /// `strict` refuses keys that are not in the schema.
     pub(crate) fn new(schema: Schema, strict: bool, batch_rows: usize) -> Self {
-        let schema = Schema::new(schema.fields().iter().map(|field| plain(field)).collect::<Fields>());
+        let schema = Schema::new(schema.fields().iter().map(plain).collect::<Fields>());
         Self { schema: Arc::new(schema), strict, batch_rows, decoder: None, single: None }
     }
 

@@ -209,7 +209,7 @@ fn bytes(number: &str, factor: u64) -> Option<u64> {
         return whole.checked_mul(factor);
     }
     let bytes = number.parse::<f64>().ok()? * factor as f64;
-    (bytes >= 0.0 && bytes < 1e18).then_some(bytes.round() as u64)
+    (0.0..1e18).contains(&bytes).then_some(bytes.round() as u64)
 }
 
 impl Serialize for SplitSize {

@@ -41,8 +41,7 @@ pub(crate) fn unify(probes: &[Probe], options: &ReadOptions) -> Result<SchemaRef
         // No file has a row, so nothing contradicts the columns that are expected.
         Schema::new(vec![Field::new(&options.text, DataType::Utf8, true)])
     };
-    let schema =
-        Schema::new_with_metadata(found.fields().iter().map(|field| known(field)).collect::<Fields>(), found.metadata);
+    let schema = Schema::new_with_metadata(found.fields().iter().map(known).collect::<Fields>(), found.metadata);
     select(&schema, options, json, sampled).map(Arc::new)
 }
 
