@@ -24,8 +24,22 @@ const ROWS: usize = 20_000;
 /// Words of a small vocabulary in a fixed but irregular order, with line ends and quotes as documents have them.
 fn document(row: usize) -> String {
     const WORDS: [&str; 16] = [
-        "the", "of", "grist", "mill", "wheel", "water", "and", "stone", "\"flour\"", "grain", "a", "river,", "turns.\n",
-        "naïve", "slowly", "汉字",
+        "the",
+        "of",
+        "grist",
+        "mill",
+        "wheel",
+        "water",
+        "and",
+        "stone",
+        "\"flour\"",
+        "grain",
+        "a",
+        "river,",
+        "turns.\n",
+        "naïve",
+        "slowly",
+        "汉字",
     ];
     let mut state = row as u64 * 0x9e37_79b9_7f4a_7c15 + 1;
     let mut text = String::new();
@@ -40,8 +54,11 @@ fn document(row: usize) -> String {
 fn write_files(folder: &FilePath) -> u64 {
     let texts: Vec<String> = (0..ROWS).map(document).collect();
     let ids: Vec<String> = (0..ROWS).map(|row| format!("document-{row}")).collect();
-    let lines: String =
-        ids.iter().zip(&texts).map(|(id, text)| serde_json::json!({"id": id, "text": text}).to_string() + "\n").collect();
+    let lines: String = ids
+        .iter()
+        .zip(&texts)
+        .map(|(id, text)| serde_json::json!({"id": id, "text": text}).to_string() + "\n")
+        .collect();
     std::fs::write(folder.join("a.jsonl"), &lines).unwrap();
     std::fs::write(folder.join("a.jsonl.zst"), zstd::encode_all(lines.as_bytes(), 3).unwrap()).unwrap();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -69,7 +86,8 @@ async fn open(folder: &FilePath, name: &str) -> OpenFile {
     let meta = store.head(&path).await.unwrap();
     let (format, compression) = Format::of_name(name).unwrap();
     let url = format!("file:///{name}");
-    let file = SourceFile { url, size: meta.size, etag: meta.e_tag, version: None, modified_ms: None, format, compression };
+    let file =
+        SourceFile { url, size: meta.size, etag: meta.e_tag, version: None, modified_ms: None, format, compression };
     OpenFile::new(store, path, file)
 }
 

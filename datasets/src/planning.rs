@@ -1,9 +1,10 @@
 //! From files to splits: what is in the files, one schema for all of them, and where to cut.
 //!
-//! Planning reads as little as it can: the footers of Parquet and Arrow files, the begin of the first text files for their
-//! schema. It reads text files through when the number of their rows is needed, that is when splits are windows of rows, when rows are
-//! skipped or limited, when the `id` column has to be filled, or with `provenance`; and CSV files that are larger than a split, because
-//! only reading from the begin tells a line end between rows from one in quotes. With a limit nothing is read behind the rows that are wanted.
+//! Planning reads as little as it can: the footers of Parquet and Arrow files, the begin of the first text files for
+//! their schema. It reads text files through when the number of their rows is needed, that is when splits are windows
+//! of rows, when rows are skipped or limited, when the `id` column has to be filled, or with `provenance`; and CSV
+//! files that are larger than a split, because only reading from the begin tells a line end between rows from one in
+//! quotes. With a limit nothing is read behind the rows that are wanted.
 
 pub(crate) mod cut;
 pub(crate) mod index;
@@ -30,13 +31,15 @@ const COUNTED: usize = 4;
 
 /// Resolves files to splits and a schema.
 ///
-/// Splits follow the order of the files and, within, of the rows; every row that `skip` and `limit` leave is in exactly one of them.
-/// Positions (`skip`, `limit`, `first_row`) count unreadable rows like others, and empty lines not at all. The files of the plan can be fewer than
-/// those given when the limit ends before them, and a `.json` file that holds JSON lines becomes [`Format::Jsonl`].
+/// Splits follow the order of the files and, within, of the rows; every row that `skip` and `limit` leave is in
+/// exactly one of them. Positions (`skip`, `limit`, `first_row`) count unreadable rows like others, and empty lines
+/// not at all. The files of the plan can be fewer than those given when the limit ends before them, and a `.json`
+/// file that holds JSON lines becomes [`Format::Jsonl`].
 ///
 /// # Errors
-/// [`DatasetError::MissingColumn`] for `text`, and for `columns` that no file has; [`DatasetError::Setting`] for a wrong setting and for a `text`
-/// column that holds no strings; [`DatasetError::Malformed`] naming file and column when files do not fit together, and for damaged files.
+/// [`DatasetError::MissingColumn`] for `text`, and for `columns` that no file has; [`DatasetError::Setting`] for a
+/// wrong setting and for a `text` column that holds no strings; [`DatasetError::Malformed`] naming file and column
+/// when files do not fit together, and for damaged files.
 ///
 /// ```
 /// # use std::sync::Arc;

@@ -107,8 +107,8 @@ impl Shaper {
 
 /// Where every column of the plan is in a file with this schema.
 ///
-/// `schema` is `None` for JSON, whose files have none of their own: there every column of the plan is looked for, and a
-/// dot separates in the names that the options give.
+/// `schema` is `None` for JSON, whose files have none of their own: there every column of the plan is looked for, and
+/// a dot separates in the names that the options give.
 pub(crate) fn origins(plan: &Schema, file: Option<&Schema>, options: &ReadOptions) -> Vec<Origin> {
     plan.fields()
         .iter()
@@ -140,8 +140,8 @@ pub(crate) fn is_named(name: &str, options: &ReadOptions) -> bool {
     options.columns.is_some() || name == options.text || name == options.id
 }
 
-/// The field of an id column that is filled with positions. Columns that are read may be null wherever a file could lack
-/// them, and a file that states a required one has it.
+/// The field of an id column that is filled with positions. Columns that are read may be null wherever a file could
+/// lack them, and a file that states a required one has it.
 pub(crate) fn filled_id(name: &str) -> Field {
     Field::new(name, DataType::UInt64, false)
 }
@@ -184,8 +184,8 @@ fn extract(batch: &RecordBatch, path: &[String]) -> Option<ArrayRef> {
     Some(array)
 }
 
-/// The same values as another type: fields of structs go by name, everything else by cast. A value that does not fit is an
-/// error, never a null.
+/// The same values as another type: fields of structs go by name, everything else by cast. A value that does not fit
+/// is an error, never a null.
 fn adapt(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, String> {
     if array.data_type() == target {
         return Ok(Arc::clone(array));
@@ -227,14 +227,14 @@ fn adapt(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, String> {
     }
 }
 
-/// The fields that a reader of nested data has to read so that every path is there: whole columns, or structs with only
-/// the fields that are asked for. In the order of first use.
+/// The fields that a reader of nested data has to read so that every path is there: whole columns, or structs with
+/// only the fields that are asked for. In the order of first use.
 pub(crate) fn needed(plan: &Schema, origins: &[Origin]) -> Fields {
     /// A column to read: all of it, or some fields of a struct.
     struct Node {
         name: String,
         whole: Option<FieldRef>,
-        children: Vec<Node>,
+        children: Vec<Self>,
     }
     fn add(nodes: &mut Vec<Node>, path: &[String], field: &FieldRef) {
         let Some((first, rest)) = path.split_first() else { return };

@@ -1,12 +1,13 @@
 //! Rows of CSV and TSV as record batches.
 //!
-//! The first row of a file names its columns; every file may have them in an order of its own. Fields may be quoted in
-//! both formats. A field that is empty is null, in columns of strings as well.
+//! The first row of a file names its columns; every file may have them in an order of its own. Fields may be quoted
+//! in both formats. A field that is empty is null, in columns of strings as well.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_csv::reader::{Decoder, ReaderBuilder};
+use arrow_csv::reader::ReaderBuilder;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::columns::Origin;
@@ -120,7 +121,6 @@ pub(crate) struct CsvRows {
     schema: SchemaRef,
     delimiter: u8,
     projection: Vec<usize>,
-    decoder: Option<Decoder>,
 }
 
 impl CsvRows {
@@ -137,7 +137,7 @@ impl CsvRows {
         }
         projection.sort_unstable();
         projection.dedup();
-        Self { schema: Arc::new(Schema::new(fields)), delimiter: header.delimiter, projection, decoder: None }
+        Self { schema: Arc::new(Schema::new(fields)), delimiter: header.delimiter, projection }
     }
 }
 
@@ -152,33 +152,40 @@ fn read_type(target: &DataType) -> DataType {
 
 impl RowDecoder for CsvRows {
     fn decode(&mut self, bytes: &[u8], records: &[Record]) -> Result<RecordBatch, String> {
-        let mut decoder = self.decoder.take().unwrap_or_else(|| {
-            ReaderBuilder::new(Arc::clone(&self.schema))
-                .with_delimiter(self.delimiter)
-                .with_terminator(b'\n')
-                .with_batch_size(usize::MAX >> 8)
-                .with_projection(self.projection.clone())
-                .build_decoder()
-        });
-        for record in records {
-            let row = trimmed(&bytes[record.start..record.end]);
-            for piece in [row, b"\n"] {
-                let used = decoder.decode(piece).map_err(message)?;
-                if used != piece.len() {
-                    return Err("the row is not complete".into());
-                }
-            }
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return Err("there is no row".into());
+        };
+        let contiguous = records.windows(2).all(|pair| pair[0].end + 1 == pair[1].start);
+        let input: Cow<'_, [u8]> = if contiguous {
+            bytes[first.start..=last.end].into()
+        } else {
+            records.iter().flat_map(|record| &bytes[record.start..=record.end]).copied().collect::<Vec<u8>>().into()
+        };
+        // The decoder makes room for a whole batch with every call, so it is made for just these rows and called
+        // once.
+        let mut decoder = ReaderBuilder::new(Arc::clone(&self.schema))
+            .with_delimiter(self.delimiter)
+            .with_batch_size(records.len())
+            .with_projection(self.projection.clone())
+            .build_decoder();
+        let used = decoder.decode(&input).map_err(message)?;
+        if input[used..].iter().any(|byte| !matches!(byte, b'\r' | b'\n')) {
+            return Err("a carriage return stands outside of quotes".into());
         }
         let batch = decoder.flush().map_err(message)?.ok_or(OPEN_QUOTE)?;
         if batch.num_rows() != records.len() {
             return Err(OPEN_QUOTE.into());
         }
-        self.decoder = Some(decoder);
         Ok(batch)
     }
 }
 
+/// The line numbers of the decoder count within the block and would mislead.
 fn message(error: arrow_schema::ArrowError) -> String {
     let text = error.to_string();
-    text.strip_prefix("Csv error: ").map_or(text.clone(), str::to_owned)
+    let text = text.strip_prefix("Csv error: ").unwrap_or(&text);
+    match text.split_once(" for line ").and_then(|(what, rest)| rest.split_once(", ").map(|(_, why)| (what, why))) {
+        Some((what, why)) => format!("{what}, {why}"),
+        None => text.to_owned(),
+    }
 }

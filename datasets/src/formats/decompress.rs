@@ -32,8 +32,8 @@ const ZSTD_PIECE: usize = 1 << 20;
 const ZSTD_WINDOW_LOG: u32 = 31;
 
 impl TextStream {
-    /// `start..end` are positions in the file as stored and only for files without compression; compressed ones are read
-    /// from the begin.
+    /// `start..end` are positions in the file as stored and only for files without compression; compressed ones are
+    /// read from the begin.
     pub(crate) fn new(file: &OpenFile, start: u64, end: u64) -> Result<Self> {
         let (decompressor, range) = match file.file.compression {
             Compression::None => (Decompressor::None, start..end),

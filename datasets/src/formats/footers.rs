@@ -9,8 +9,8 @@ use parquet::file::metadata::ParquetMetaData;
 
 use crate::split::SourceFile;
 
-/// A cache of Parquet footers, shared by cloning. Keyed by location, size, entity tag and time of change, so a footer of
-/// a replaced file is never used; bounded to 256 MiB of decoded footers, the oldest leaves first.
+/// A cache of Parquet footers, shared by cloning. Keyed by location, size, entity tag and time of change, so a footer
+/// of a replaced file is never used; bounded to 256 MiB of decoded footers, the oldest leaves first.
 #[derive(Clone, Default)]
 pub struct Footers(Arc<Mutex<Cache>>);
 

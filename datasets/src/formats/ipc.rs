@@ -1,4 +1,5 @@
-//! Reading Arrow IPC: files, whose record batches can be entered one by one, and streams, which are read from the begin.
+//! Reading Arrow IPC: files, whose record batches can be entered one by one, and streams, which are read from the
+//! begin.
 //!
 //! Which of the two a file is says its first bytes, not its name: saved data sets name streams `.arrow`, too.
 
@@ -136,7 +137,7 @@ pub(crate) struct IpcReader {
 
 enum Batches {
     File { decoder: FileDecoder, blocks: VecDeque<Block> },
-    Stream(IpcStream),
+    Stream(Box<IpcStream>),
 }
 
 impl IpcReader {
@@ -167,7 +168,7 @@ impl IpcReader {
                 let shaper = Shaper::new(Arc::clone(&plan_schema), origins, &file.file.url);
                 (Batches::File { decoder, blocks: blocks.iter().copied().collect() }, Some(shaper))
             }
-            (SplitUnit::File, None) => (Batches::Stream(IpcStream::open(&file)), None),
+            (SplitUnit::File, None) => (Batches::Stream(Box::new(IpcStream::open(&file))), None),
             (unit, _) => {
                 return Err(DatasetError::Changed {
                     location: file.file.url.clone(),

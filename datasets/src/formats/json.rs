@@ -1,7 +1,7 @@
 //! Rows of JSON as record batches.
 //!
-//! What JSON leaves open is defined as: of equal keys the last one counts; commas may be missing or doubled; a number is
-//! read as written, so a whole column holds either integers or doubles. A row that has a key that is no column is
+//! What JSON leaves open is defined as: of equal keys the last one counts; commas may be missing or doubled; a number
+//! is read as written, so a whole column holds either integers or doubles. A row that has a key that is no column is
 //! unreadable, unless the columns to read were named: nothing is left out in silence.
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(crate) struct JsonRows {
 impl JsonRows {
     /// `strict` refuses keys that are not in the schema.
     pub(crate) fn new(schema: Schema, strict: bool, batch_rows: usize) -> Self {
-        let schema = Schema::new(schema.fields().iter().map(|field| plain(field)).collect::<Fields>());
+        let schema = Schema::new(schema.fields().iter().map(plain).collect::<Fields>());
         Self { schema: Arc::new(schema), strict, batch_rows, decoder: None, single: None }
     }
 
@@ -43,8 +43,8 @@ impl JsonRows {
 
 impl RowDecoder for JsonRows {
     fn decode(&mut self, bytes: &[u8], records: &[Record]) -> Result<RecordBatch, String> {
-        // A decoder that met an error cannot be used again, so it is put back only at the end. One row at a time has a small
-        // decoder of its own, because the large one is costly to make.
+        // A decoder that met an error cannot be used again, so it is put back only at the end. One row at a time has
+        // a small decoder of its own, because the large one is costly to make.
         let slot = if records.len() == 1 { &mut self.single } else { &mut self.decoder };
         let mut decoder = match slot.take() {
             Some(decoder) => decoder,
@@ -92,8 +92,8 @@ fn message(error: arrow_schema::ArrowError) -> String {
     text.strip_prefix("Json error: ").map_or(text.clone(), str::to_owned)
 }
 
-/// Whether brackets are nested deeper than [`MAX_DEPTH`]. Few rows have so many brackets at all, and counting them is far
-/// cheaper than following strings.
+/// Whether brackets are nested deeper than [`MAX_DEPTH`]. Few rows have so many brackets at all, and counting them is
+/// far cheaper than following strings.
 fn is_too_deep(line: &[u8]) -> bool {
     if count_open_brackets(line) <= MAX_DEPTH {
         return false;

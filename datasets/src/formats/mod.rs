@@ -64,16 +64,17 @@ pub struct UnreadableRow {
     pub error: String,
 }
 
-/// Reads a split: record batches with exactly the schema of the plan, in the order of the file, and the rows that cannot be
-/// read between them (those of a batch come before it). The same split always gives the same chunks.
+/// Reads a split: record batches with exactly the schema of the plan, in the order of the file, and the rows that
+/// cannot be read between them (those of a batch come before it). The same split always gives the same chunks.
 ///
-/// Memory is bounded by `batch_bytes`, the size of the largest row (1 GiB at most; a longer one is unreadable), for Arrow the stored size
-/// of a record batch, and for Parquet 16 times `batch_bytes`, or the stored size of a row group that is larger and has no page index. Must be polled inside of a tokio runtime.
+/// Memory is bounded by `batch_bytes`, the size of the largest row (1 GiB at most; a longer one is unreadable), for
+/// Arrow the stored size of a record batch, and for Parquet 16 times `batch_bytes`, or the stored size of a row group
+/// that is larger and has no page index. Must be polled inside of a tokio runtime.
 ///
 /// # Errors
 /// [`DatasetError::Malformed`](crate::DatasetError::Malformed) where the file is damaged as a whole,
-/// [`DatasetError::Changed`](crate::DatasetError::Changed) where it is not the planned one any more, and what the store
-/// answers. The stream ends after an error.
+/// [`DatasetError::Changed`](crate::DatasetError::Changed) where it is not the planned one any more, and what the
+/// store answers. The stream ends after an error.
 pub fn read_split(
     file: OpenFile,
     split: &Split,
@@ -119,8 +120,8 @@ impl Reader {
     }
 }
 
-/// Decoders of other crates are not free of panics on damaged data; one is reported like any other fault of the data. What
-/// was decoded with is not used again.
+/// Decoders of other crates are not free of panics on damaged data; one is reported like any other fault of the data.
+/// What was decoded with is not used again.
 fn guarded<T>(decode: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(decode)).map_err(|panic| {
         let message = panic.downcast_ref::<&str>().map(|message| (*message).to_owned());

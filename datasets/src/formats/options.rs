@@ -45,8 +45,8 @@ pub struct ReadOptions {
     pub batch_rows: usize,
     /// Bytes of a record batch to aim at. A batch holds at least one row, and a row may be larger.
     pub batch_bytes: usize,
-    /// Adds `_source` (location of the file, dictionary of strings) and `_row` (position of the row in its file from 0,
-    /// unreadable rows counted, `UInt64`).
+    /// Adds `_source` (location of the file, dictionary of strings) and `_row` (position of the row in its file from
+    /// 0, unreadable rows counted, `UInt64`).
     pub provenance: bool,
 }
 
@@ -104,14 +104,15 @@ const MAX_BATCH_BYTES: usize = 512 << 20;
 
 /// How large a split is: `64MB` (bytes), `300 rows` or `0.01` (share of all rows).
 ///
-/// * Bytes count what is stored: for Parquet and Arrow the compressed size of row groups and record batches, for text the
-///   bytes of the file. Row groups and batches are not cut, so one that is larger is a split of its own. Default `64MB`.
+/// * Bytes count what is stored: for Parquet and Arrow the compressed size of row groups and record batches, for text
+///   the bytes of the file. Row groups and batches are not cut, so one that is larger is a split of its own.
 /// * Rows are exact windows from the begin of each file (the last one of a file may be shorter).
 /// * A share f gives windows of `max(1, round(f * rows))` rows of each file's rows, where `rows` are those of the whole
 ///   source between `skip` and `limit`.
 ///
 /// Windows of rows need the number of rows. Parquet and Arrow files state it, text files are read through once at
-/// planning. Compressed files, JSON arrays and Arrow streams cannot be entered in the middle: each is one split at every size.
+/// planning. Compressed files, JSON arrays and Arrow streams cannot be entered in the middle: each is one split at
+/// every size.
 ///
 /// ```
 /// use gristmill_datasets::SplitSize;
@@ -211,7 +212,7 @@ fn bytes(number: &str, factor: u64) -> Option<u64> {
         return whole.checked_mul(factor);
     }
     let bytes = number.parse::<f64>().ok()? * factor as f64;
-    (bytes >= 0.0 && bytes < 1e18).then_some(bytes.round() as u64)
+    (0.0..1e18).contains(&bytes).then_some(bytes.round() as u64)
 }
 
 impl Serialize for SplitSize {

@@ -1,16 +1,16 @@
 //! Reading Parquet: footers, and row groups one after the other.
 //!
-//! The column chunks that are needed of a row group are fetched in as few requests as their places allow, and the next
-//! row group is fetched while one is decoded. A split that takes only some rows of a row group reads only the pages with those rows,
-//! where the file has a page index.
+//! The column chunks that are needed of a row group are fetched in as few requests as their places allow, and the
+//! next row group is fetched while one is decoded. A split that takes only some rows of a row group reads only the
+//! pages with those rows, where the file has a page index.
 //!
-//! A row group that stores more than [`GROUP_BATCHES`] times `batch_bytes` is read as several windows of rows when the file has a page
-//! index, so that memory does not follow the size of row groups; without one its column chunks are held at once, and nothing is
-//! fetched ahead.
+//! A row group that stores more than [`GROUP_BATCHES`] times `batch_bytes` is read as several windows of rows when
+//! the file has a page index, so that memory does not follow the size of row groups; without one its column chunks
+//! are held at once, and nothing is fetched ahead.
 //!
-//! How many rows a batch has follows from the footer: as many as have about `batch_bytes` by the mean of the row group.
-//! Dictionary-encoded values can be far larger than the footer says; when the strings of a batch would not fit the 32-bit
-//! offsets, the rows are decoded again in smaller batches.
+//! How many rows a batch has follows from the footer: as many as have about `batch_bytes` by the mean of the row
+//! group. Dictionary-encoded values can be far larger than the footer says; when the strings of a batch would not fit
+//! the 32-bit offsets, the rows are decoded again in smaller batches.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -41,8 +41,10 @@ use crate::split::Split;
 /// What is fetched first from the end of a file: holds the footer of most files.
 const FOOTER_GUESS: usize = 64 << 10;
 
-/// Column chunks this near to each other are read in one request.
+/// Column chunks this near to each other are read in one request; pages of a part of a row group must be nearer,
+/// because what lies between them is most of what shall not be read.
 const GAP: u64 = 1 << 20;
+const PAGE_GAP: u64 = 64 << 10;
 
 /// Stored bytes of a row group that are held at once, in units of `batch_bytes`: 64 MiB by default.
 const GROUP_BATCHES: u64 = 8;
@@ -138,7 +140,8 @@ pub(crate) struct ParquetReader {
     ahead: Option<Ahead>,
     /// Stored bytes that may be fetched ahead.
     budget: u64,
-    /// Position in the source of the file's first row, where known; may lie before 0 in a file that begins before the source.
+    /// Position in the source of the file's first row, where known; may lie before 0 in a file that begins before the
+    /// source.
     file_first_row: Option<i128>,
 }
 
@@ -237,6 +240,7 @@ impl ParquetReader {
 
     async fn open_group(&mut self, window: Window) -> Result<ParquetRecordBatchReader> {
         let place = format!("row group {}", window.group);
+        let gap = if self.is_whole(&window) { GAP } else { PAGE_GAP };
         let mut decoder = ParquetPushDecoderBuilder::new_with_metadata(self.metadata.clone())
             .with_projection(self.mask.clone())
             .with_row_groups(vec![window.group])
@@ -265,7 +269,7 @@ impl ParquetReader {
                     return Ok(reader);
                 }
                 DecodeResult::NeedsData(ranges) => {
-                    let bytes = self.file.ranges(&ranges, GAP).await?;
+                    let bytes = self.file.ranges(&ranges, gap).await?;
                     push(&mut decoder, ranges, bytes).map_err(|error| parquet_error(&self.file, &place, error))?;
                 }
                 DecodeResult::Finished => {
@@ -275,12 +279,15 @@ impl ParquetReader {
         }
     }
 
+    fn is_whole(&self, window: &Window) -> bool {
+        window.skip == 0 && window.take == self.metadata.metadata().row_group(window.group).num_rows() as u64
+    }
+
     /// Starts to fetch the row group that comes next, unless it is a partial one, whose pages are not known yet.
     fn fetch_ahead(&mut self) {
         let Some(next) = self.windows.front() else { return };
         let group = self.metadata.metadata().row_group(next.group);
-        let whole = next.skip == 0 && next.take == group.num_rows() as u64;
-        if !whole || stored_bytes(group, &self.mask) > self.budget {
+        if !self.is_whole(next) || stored_bytes(group, &self.mask) > self.budget {
             return;
         }
         let ranges: Vec<Range<u64>> = selected(group, &self.mask)

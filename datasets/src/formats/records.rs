@@ -1,8 +1,8 @@
 //! Where the rows of a text file begin and end.
 //!
-//! A framer is fed the bytes of a file in pieces of any size and tells a sink the bytes of each row, so the same rules
-//! serve for reading, for sampling and for counting. It looks at line ends, quotes and brackets only: whether a row makes sense
-//! is for the decoder to say.
+//! A framer is fed the bytes of a file in pieces of any size and tells a sink the bytes of each row, so the same
+//! rules serve for reading, for sampling and for counting. It looks at line ends, quotes and brackets only: whether a
+//! row makes sense is for the decoder to say.
 
 mod csv;
 mod json;
@@ -32,8 +32,8 @@ pub(crate) enum Framer {
 }
 
 impl Framer {
-    /// Works through `input` up to its end, or to the end of a row after which the sink is full, or to the end of what is to be
-    /// read; gives the number of bytes that are done with.
+    /// Works through `input` up to its end, or to the end of a row after which the sink is full, or to the end of
+    /// what is to be read; gives the number of bytes that are done with.
     pub(crate) fn push(&mut self, input: &[u8], sink: &mut impl Sink) -> Result<usize, String> {
         match self {
             Self::Lines(framer) => Ok(framer.push(input, sink)),

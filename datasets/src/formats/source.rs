@@ -1,7 +1,7 @@
 //! Reading bytes of a file that must still be what it was when the run was planned.
 //!
-//! Every request states the entity tag and version it expects where the store knows them, and what comes back is compared
-//! with the plan. So no byte of a replaced file is ever taken for one of the planned file.
+//! Every request states the entity tag and version it expects where the store knows them, and what comes back is
+//! compared with the plan. So no byte of a replaced file is ever taken for one of the planned file.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -24,7 +24,8 @@ pub struct OpenFile {
     pub store: Arc<dyn ObjectStore>,
     /// Place in the store.
     pub path: Path,
-    /// What the file was when the run was planned. An entity tag given here must be the one the store answers reads with.
+    /// What the file was when the run was planned. An entity tag given here must be the one the store answers reads
+    /// with.
     pub file: SourceFile,
     /// Footers read before, shared by those who read the same files.
     pub footers: Footers,
@@ -154,7 +155,7 @@ impl OpenFile {
 /// A local file is read in blocks of this size, one block ahead.
 const BLOCK: usize = 1 << 20;
 /// What is read first beyond the end of a split to complete its last row; doubles up to [`MAX_OVERHANG`].
-const OVERHANG: u64 = 256 << 10;
+const OVERHANG: u64 = 64 << 10;
 const MAX_OVERHANG: u64 = 16 << 20;
 
 /// The bytes of a file from a position on, in order.

@@ -1,8 +1,8 @@
 //! Reading text formats: bytes, rows, record batches.
 //!
-//! Rows are collected in blocks of about `batch_bytes` and a block is decoded at once. When a block does not decode, every row of it is
-//! tried alone: those that fail come out as unreadable rows, the others are decoded together again. So one bad row costs
-//! decoding its block twice, and which rows are good does not depend on their neighbours.
+//! Rows are collected in blocks of about `batch_bytes` and a block is decoded at once. When a block does not decode,
+//! every row of it is tried alone: those that fail come out as unreadable rows, the others are decoded together
+//! again. So one bad row costs decoding its block twice, and which rows are good does not depend on their neighbours.
 
 use std::collections::VecDeque;
 
@@ -39,7 +39,8 @@ pub(crate) struct RowStream {
 }
 
 impl RowStream {
-    /// The rows whose first byte lies in `start..end`; compressed files and JSON files are always read from the begin.
+    /// The rows whose first byte lies in `start..end`; compressed files and JSON files are always read from the
+    /// begin.
     pub(crate) fn open(file: &OpenFile, start: u64, end: u64, json_split: Option<&str>) -> Result<Self> {
         Self::new(file, start, end, end, json_split)
     }

@@ -1,8 +1,8 @@
 //! Where to cut: pure functions from what is in the files to splits.
 //!
-//! Rows are numbered through the whole source; `skip` and `limit` make a window of it, and each file contributes the part of
-//! the window that lies in it. A piece of a file is a range that can be entered directly (row groups, or bytes from the begin of a row), rows
-//! to leave out at its begin, and rows to take.
+//! Rows are numbered through the whole source; `skip` and `limit` make a window of it, and each file contributes the
+//! part of the window that lies in it. A piece of a file is a range that can be entered directly (row groups, or
+//! bytes from the begin of a row), rows to leave out at its begin, and rows to take.
 
 use super::index::RowIndex;
 use crate::formats::{ReadOptions, SplitSize};

@@ -25,7 +25,8 @@ pub(crate) struct Point {
     pub(crate) row: u64,
 }
 
-/// A point comes after so many rows or bytes: 16 bytes of memory for each MiB of a file, unless splits are smaller than that.
+/// A point comes after so many rows or bytes: 16 bytes of memory for each MiB of a file, unless splits are smaller
+/// than that.
 const POINT_ROWS: u64 = 1024;
 const POINT_BYTES: u64 = 1 << 20;
 /// Points in a split of some bytes, so that its size is met well enough.

@@ -49,7 +49,8 @@ impl Kind {
         })
     }
 
-    /// The kind of a CSV field. Digits with a zero or a plus in front stay strings: as numbers they would not come back.
+    /// The kind of a CSV field. Digits with a zero or a plus in front stay strings: as numbers they would not come
+    /// back.
     pub(crate) fn of_field(field: &str) -> Self {
         if field.is_empty() {
             return Self::Unknown;

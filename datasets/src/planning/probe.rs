@@ -178,7 +178,8 @@ async fn probe_csv(file: OpenFile, sampled: bool, options: &ReadOptions) -> Resu
     Ok(Probe { file, contents, columns, conflicts: Vec::new() })
 }
 
-/// Whether a `.json` file holds JSON lines: its first line is a whole object, and either more follow, or it is no object of arrays of rows.
+/// Whether a `.json` file holds JSON lines: its first line is a whole object, and either more follow, or it is no
+/// object of arrays of rows.
 async fn holds_lines(file: &OpenFile) -> Result<bool> {
     let mut lines = file.clone();
     lines.file.format = Format::Jsonl;

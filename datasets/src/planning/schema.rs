@@ -11,8 +11,8 @@ use crate::split::Format;
 
 /// The schema of the record batches that reading gives.
 ///
-/// A column is nullable where any file lacks it. Integers and floating-point numbers of several widths become the widest, strings of several
-/// encodings the first that is met, structs and lists follow the same rules inside.
+/// A column is nullable where any file lacks it. Integers and floating-point numbers of several widths become the
+/// widest, strings of several encodings the first that is met, structs and lists follow the same rules inside.
 pub(crate) fn unify(probes: &[Probe], options: &ReadOptions) -> Result<SchemaRef> {
     let mut merged: Option<Schema> = None;
     for probe in probes {
@@ -41,8 +41,7 @@ pub(crate) fn unify(probes: &[Probe], options: &ReadOptions) -> Result<SchemaRef
         // No file has a row, so nothing contradicts the columns that are expected.
         Schema::new(vec![Field::new(&options.text, DataType::Utf8, true)])
     };
-    let schema =
-        Schema::new_with_metadata(found.fields().iter().map(|field| known(field)).collect::<Fields>(), found.metadata);
+    let schema = Schema::new_with_metadata(found.fields().iter().map(known).collect::<Fields>(), found.metadata);
     select(&schema, options, json, sampled).map(Arc::new)
 }
 
@@ -165,8 +164,8 @@ fn known(field: &FieldRef) -> FieldRef {
     Arc::new(field.as_ref().clone().with_data_type(data_type))
 }
 
-/// The columns that are read, in their order: as the files have them, or as `columns` says with `id` and `text` in front
-/// where it does not name them.
+/// The columns that are read, in their order: as the files have them, or as `columns` says with `id` and `text` in
+/// front where it does not name them.
 fn select(schema: &Schema, options: &ReadOptions, json: bool, sampled: bool) -> Result<Schema> {
     let find = |name: &str| {
         let found = find_column(schema, name)?;

@@ -1,4 +1,5 @@
-//! Comma- and tab-separated values: a row ends at a line feed outside of quotes, as in RFC 4180. Empty lines are no rows.
+//! Comma- and tab-separated values: a row ends at a line feed outside of quotes, as in RFC 4180. Empty lines are no
+//! rows.
 
 use memchr::{memchr, memchr2};
 
@@ -14,7 +15,8 @@ enum State {
     QuoteEnd,
 }
 
-/// Finds rows. Where a range begins inside of a file, a row must begin there: quotes cannot be understood from the middle.
+/// Finds rows. Where a range begins inside of a file, a row must begin there: quotes cannot be understood from the
+/// middle.
 pub(crate) struct CsvFramer {
     delimiter: u8,
     position: u64,

@@ -214,7 +214,8 @@ impl JsonFramer {
     }
 }
 
-/// Bytes that belong to the value, and whether it ended with them. A number or a word ends before the `,`, `]` or `}` behind it.
+/// Bytes that belong to the value, and whether it ended with them. A number or a word ends before the `,`, `]` or `}`
+/// behind it.
 fn scan_value(inside: &mut Inside, bytes: &[u8]) -> (usize, bool) {
     let mut at = 0;
     while at < bytes.len() {

@@ -35,11 +35,9 @@ impl LineFramer {
     pub(crate) fn push(&mut self, input: &[u8], sink: &mut impl Sink) -> usize {
         let mut used = 0;
         while used < input.len() && !self.done {
-            if self.line.is_none() || self.foreign {
-                if self.position >= self.end {
-                    self.done = true;
-                    break;
-                }
+            if (self.line.is_none() || self.foreign) && self.position >= self.end {
+                self.done = true;
+                break;
             }
             if self.line.is_none() {
                 (self.line, self.blank) = (Some(self.position), true);

@@ -150,9 +150,9 @@ async fn other_columns_are_untouched() {
     ])
     .unwrap();
     for (name, content) in [
-        ("a.parquet", parquet(&[batch.clone()], 100)),
-        ("a.arrow", ipc_file(&[batch.clone()])),
-        ("a.feather", ipc_stream(&[batch.clone()])),
+        ("a.parquet", parquet(std::slice::from_ref(&batch), 100)),
+        ("a.arrow", ipc_file(std::slice::from_ref(&batch))),
+        ("a.feather", ipc_stream(std::slice::from_ref(&batch))),
     ] {
         let rows = Files::of(&[(name, content)]).await.all(&options("64MB")).await.unwrap();
         assert_eq!(rows.batches[0].columns(), batch.columns(), "{name}");
