@@ -15,10 +15,8 @@ use gristmill_kernels::scan::{ScanOptions, ScanRequest, ScanResults, Scanner};
 const TURNS: usize = 9;
 
 fn main() {
-    let data = std::env::var_os("GRISTMILL_DATA").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")),
-        PathBuf::from,
-    );
+    let data = std::env::var_os("GRISTMILL_DATA")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")), PathBuf::from);
     let Ok(corpus) = std::fs::read_to_string(data.join("corpus/sample.jsonl")) else {
         println!("skipped: no corpus at {}", data.display());
         return;
@@ -87,7 +85,8 @@ fn measure(corpus: &str, texts: &[String], terms: usize, scanner: &Scanner, auto
         let begun = Instant::now();
         scanner.scan(&documents, ScanRequest::default(), &mut results);
         ours = ours.min(begun.elapsed());
-        occurrences.0 = (0..documents.len()).flat_map(|document| results.hits(document)).map(|hit| hit.occurrences).sum();
+        occurrences.0 =
+            (0..documents.len()).flat_map(|document| results.hits(document)).map(|hit| hit.occurrences).sum();
 
         let begun = Instant::now();
         let mut found = 0;

@@ -24,6 +24,8 @@
 //! Cargo features keep the tree small: `blocklist`, `tokens` and `sample` each add their operators, `parquet` lets term
 //! lists be Parquet files.
 
+#[cfg(feature = "blocklist")]
+pub mod blocklist;
 mod columns;
 pub mod config;
 pub mod conformance;

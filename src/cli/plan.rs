@@ -17,7 +17,7 @@ pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) ->
     let folder = run::run_folder(&file, environment, false).await?;
     let prepared = run::prepare(&file, environment, &folder).await?;
     let plan = &prepared.plan;
-    let mill = Mill::bind(prepared.spec.clone(), environment)?;
+    let mill = Mill::with_chain(prepared.spec.clone(), prepared.chain.clone(), environment)?;
     let estimate = match arguments.sample {
         0 => None,
         samples => Some(run::estimate(&mill, plan, samples).await?),

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::split::Format;
 
 /// A header is short; what is longer is no table of values.
-const MAX_HEADER_BYTES: usize = 4 << 20;
+const MAX_HEADER_BYTES: u64 = 4 << 20;
 
 const OPEN_QUOTE: &str = "a quote is not closed";
 
@@ -32,11 +32,14 @@ impl Header {
     /// Reads the first row; no column in an empty file.
     pub(crate) async fn read(file: &OpenFile) -> Result<Self> {
         let delimiter = if file.file.format == Format::Csv { b',' } else { b'\t' };
-        let mut block = Block::new(1, MAX_HEADER_BYTES, 0, 1);
+        let mut block = Block::new(1, usize::MAX, 0, 1);
         let mut stream = super::decompress::TextStream::new(file, 0, file.file.size.min(64 << 10))?;
         let mut framer = Framer::Csv(CsvFramer::new(delimiter, 0, u64::MAX, false));
         let mut begin = true;
         while !block.is_full() {
+            if block.open_bytes() > MAX_HEADER_BYTES {
+                return Err(file.malformed(format!("the header is longer than {MAX_HEADER_BYTES} bytes")));
+            }
             match stream.next().await? {
                 Some(bytes) => {
                     let mark = if begin && bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
@@ -50,9 +53,6 @@ impl Header {
             }
         }
         let Some(record) = block.records.first() else {
-            if block.bytes.len() >= MAX_HEADER_BYTES {
-                return Err(file.malformed(format!("the header is longer than {MAX_HEADER_BYTES} bytes")));
-            }
             return Ok(Self { names: Vec::new(), delimiter });
         };
         let names = split(trimmed(&block.bytes[record.start..record.end]), delimiter)

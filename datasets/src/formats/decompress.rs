@@ -105,6 +105,7 @@ impl TextStream {
                     return truncated("gzip");
                 }
                 let rest = std::mem::take(decoder.get_mut());
+                self.decompressor = Decompressor::None;
                 Ok((!rest.is_empty()).then(|| rest.into()))
             }
             Decompressor::Zstd { decoder, inside_frame } => {

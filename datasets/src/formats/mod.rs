@@ -67,8 +67,8 @@ pub struct UnreadableRow {
 /// Reads a split: record batches with exactly the schema of the plan, in the order of the file, and the rows that cannot be
 /// read between them (those of a batch come before it). The same split always gives the same chunks.
 ///
-/// Memory is bounded by `batch_bytes`, the size of the largest row (1 GiB at most; a longer one is unreadable) and, for Parquet and Arrow,
-/// the stored size of two row groups or record batches. Must be polled inside of a tokio runtime.
+/// Memory is bounded by `batch_bytes`, the size of the largest row (1 GiB at most; a longer one is unreadable), for Arrow the stored size
+/// of a record batch, and for Parquet 16 times `batch_bytes`, or the stored size of a row group that is larger and has no page index. Must be polled inside of a tokio runtime.
 ///
 /// # Errors
 /// [`DatasetError::Malformed`](crate::DatasetError::Malformed) where the file is damaged as a whole,

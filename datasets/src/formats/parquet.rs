@@ -4,6 +4,10 @@
 //! row group is fetched while one is decoded. A split that takes only some rows of a row group reads only the pages with those rows,
 //! where the file has a page index.
 //!
+//! A row group that stores more than [`GROUP_BATCHES`] times `batch_bytes` is read as several windows of rows when the file has a page
+//! index, so that memory does not follow the size of row groups; without one its column chunks are held at once, and nothing is
+//! fetched ahead.
+//!
 //! How many rows a batch has follows from the footer: as many as have about `batch_bytes` by the mean of the row group.
 //! Dictionary-encoded values can be far larger than the footer says; when the strings of a batch would not fit the 32-bit
 //! offsets, the rows are decoded again in smaller batches.
@@ -39,6 +43,9 @@ const FOOTER_GUESS: usize = 64 << 10;
 
 /// Column chunks this near to each other are read in one request.
 const GAP: u64 = 1 << 20;
+
+/// Stored bytes of a row group that are held at once, in units of `batch_bytes`: 64 MiB by default.
+const GROUP_BATCHES: u64 = 8;
 
 /// The footer of a file, from the cache where it is there.
 pub(crate) async fn footer(file: &OpenFile, with_pages: bool) -> Result<Arc<ParquetMetaData>> {
@@ -129,6 +136,8 @@ pub(crate) struct ParquetReader {
     windows: VecDeque<Window>,
     current: Option<(Window, ParquetRecordBatchReader)>,
     ahead: Option<Ahead>,
+    /// Stored bytes that may be fetched ahead.
+    budget: u64,
     /// Position in the source of the file's first row, where known; may lie before 0 in a file that begins before the source.
     file_first_row: Option<i128>,
 }
@@ -153,8 +162,7 @@ impl ParquetReader {
         plan_schema: SchemaRef,
         options: &ReadOptions,
     ) -> Result<Self> {
-        let cut = split.skip > 0 || split.take.is_some();
-        let footer = footer(&file, cut).await?;
+        let mut footer = footer(&file, false).await?;
         let groups = footer.num_row_groups() as u64;
         if split.end > groups || split.start > split.end {
             return Err(DatasetError::Changed {
@@ -162,15 +170,21 @@ impl ParquetReader {
                 message: format!("row groups {}..{} of {groups} were planned", split.start, split.end),
             });
         }
+        let origins = origins(&plan_schema, Some(schema(&file, &footer)?.as_ref()), options);
+        let mask = mask(footer.file_metadata().schema_descr(), &origins);
+        let budget = GROUP_BATCHES * options.batch_bytes as u64;
+        let groups = &footer.row_groups()[split.start as usize..split.end as usize];
+        let large = groups.iter().any(|group| stored_bytes(group, &mask) > budget);
+        if large || split.skip > 0 || split.take.is_some() {
+            footer = self::footer(&file, true).await?;
+        }
         let metadata = ArrowReaderMetadata::try_new(footer, ArrowReaderOptions::new())
             .map_err(|error| parquet_error(&file, "schema", error))?;
-        let origins = origins(&plan_schema, Some(metadata.schema()), options);
-        let mask = mask(metadata.parquet_schema(), &origins);
         let windows = windows(metadata.metadata(), &mask, split, options);
         let start_row: u64 = rows_before(metadata.metadata(), split.start);
         let file_first_row = split.first_row.map(|row| i128::from(row) - i128::from(start_row + split.skip));
         let shaper = Shaper::new(plan_schema, origins, &file.file.url);
-        Ok(Self { file, metadata, mask, shaper, windows, current: None, ahead: None, file_first_row })
+        Ok(Self { file, metadata, mask, shaper, windows, current: None, ahead: None, budget, file_first_row })
     }
 
     pub(crate) async fn next(&mut self) -> Result<Option<Chunk>> {
@@ -265,7 +279,8 @@ impl ParquetReader {
     fn fetch_ahead(&mut self) {
         let Some(next) = self.windows.front() else { return };
         let group = self.metadata.metadata().row_group(next.group);
-        if next.take != group.num_rows() as u64 || next.skip > 0 {
+        let whole = next.skip == 0 && next.take == group.num_rows() as u64;
+        if !whole || stored_bytes(group, &self.mask) > self.budget {
             return;
         }
         let ranges: Vec<Range<u64>> = selected(group, &self.mask)
@@ -314,12 +329,31 @@ fn windows(footer: &ParquetMetaData, mask: &ProjectionMask, split: &Split, optio
         let left_out = skip.min(rows);
         let taken = take.min(rows - left_out);
         let batch_rows = batch_rows(group, mask, options);
-        windows.push_back(Window { group: index, first_row, skip: left_out, take: taken, batch_rows });
+        let piece = if has_pages(footer, index) {
+            let pieces = stored_bytes(group, mask).div_ceil(GROUP_BATCHES * options.batch_bytes as u64);
+            rows.div_ceil(pieces.max(1)).max(1)
+        } else {
+            rows.max(1)
+        };
+        let mut from = left_out;
+        while from < left_out + taken {
+            let to = (from + piece).min(left_out + taken);
+            windows.push_back(Window { group: index, first_row, skip: from, take: to - from, batch_rows });
+            from = to;
+        }
         (skip, take) = (skip - left_out, take - taken);
         first_row += rows;
     }
-    windows.retain(|window| window.take > 0);
     windows
+}
+
+/// Whether the places of the pages of a row group are known.
+fn has_pages(footer: &ParquetMetaData, group: usize) -> bool {
+    footer.offset_index().and_then(|index| index.get(group)).is_some_and(|columns| !columns.is_empty())
+}
+
+fn stored_bytes(group: &RowGroupMetaData, mask: &ProjectionMask) -> u64 {
+    selected(group, mask).map(|column| group.column(column).byte_range().1).sum()
 }
 
 /// As many rows as have `batch_bytes` by the mean of the row group.

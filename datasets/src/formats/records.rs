@@ -119,6 +119,11 @@ impl Block {
     pub(crate) fn is_satisfied(&self) -> bool {
         self.take == 0
     }
+
+    /// Bytes of the row that is open.
+    pub(crate) fn open_bytes(&self) -> u64 {
+        self.length
+    }
 }
 
 impl Sink for Block {
@@ -154,6 +159,7 @@ impl Sink for Block {
     }
 
     fn is_full(&self) -> bool {
-        self.take == 0 || self.records.len() >= self.max_rows || self.bytes.len() >= self.max_bytes
+        // Only complete rows count: what is open must be followed to its end.
+        self.take == 0 || self.records.len() >= self.max_rows || self.start >= self.max_bytes
     }
 }

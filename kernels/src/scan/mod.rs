@@ -10,13 +10,15 @@
 //! matches or not. This scanner instead asks a question of every position that depends on no other position, so that the
 //! processor can work on many positions at once, and does real work only where the answer is "perhaps".
 //!
-//! 1. *Windows.* Each pattern of four bytes or more is represented by one of its four-byte windows, anywhere in it: the one
-//!    that is rarest in ordinary text, with a preference for windows that another pattern uses already (`rarity`). Text
-//!    contains `tion` everywhere and `xylo` hardly ever; choosing freely instead of taking the prefix is what keeps the
-//!    number of candidates low when there are thousands of patterns. A pattern of one to three bytes is its own window.
-//! 2. *Filter.* A table of bits, 32 KiB to 256 KiB, says for each hash of a window whether it is used. Sixty-four positions
-//!    at a time are looked up with vector gathers (AVX-512, AVX2, or portable code; chosen when the scanner is built) and
-//!    give a mask of candidates. Windows of one and two bytes have a table of their own, consulted only if there are any.
+//! 1. *Windows.* Each pattern is represented by four-byte windows of its own, anywhere in it: those that are rarest in
+//!    ordinary text, with a preference for windows that another pattern uses already (`rarity`). Text contains `tion` everywhere and
+//!    `xylo` hardly ever; choosing freely instead of taking the prefix is what keeps the number of candidates low when
+//!    there are thousands of patterns. Each pattern has one window at an even and one at an odd offset, so that wherever it
+//!    occurs, one of the two is at an even position, and odd positions need no look. Shorter patterns have windows with an
+//!    unknown byte.
+//! 2. *Filter.* A table of bits, 32 KiB to 256 KiB, says for each hash of a window whether it is used. The even ones of
+//!    sixty-four positions at a time are looked up (AVX-512, AVX2, or portable code; chosen when the scanner is built) and
+//!    give a mask of candidates. Patterns of one and two bytes have a table of their own, consulted only if there are any.
 //! 3. *Verification.* A hash table leads from the window to the patterns that it represents; eight bytes of each are compared
 //!    at once, the rest only if they agree.
 //!
@@ -175,8 +177,7 @@ impl ScanResults {
 pub struct Scanner {
     patterns: Patterns,
     filter: Filter,
-    /// By width of the window, one to four bytes.
-    buckets: [Option<Buckets>; 4],
+    windows: Windows,
     options: ScanOptions,
 }
 
@@ -207,21 +208,9 @@ impl Scanner {
             let fold = |byte: &u8| if options.ignore_ascii_case { byte.to_ascii_lowercase() } else { *byte };
             stored.push(bytes.iter().map(fold));
         }
-        let mut filter = Filter::new(filter_bits(stored.len()), backend);
-        let mut entries: [Vec<Entry>; 4] = Default::default();
-        for (pattern, offset) in choose_windows(&stored) {
-            let bytes = stored.get(pattern as usize);
-            let window = load_four(bytes, usize::from(offset));
-            match bytes.len() {
-                1 => filter.add_one(bytes[0]),
-                2 => filter.add_two(window),
-                3 => filter.add_three(window),
-                _ => filter.add_four(window),
-            }
-            entries[bytes.len().min(4) - 1].push(Entry::new(pattern, bytes, offset));
-        }
-        let buckets = std::array::from_fn(|index| Buckets::new(index + 1, &entries[index], &stored));
-        Ok(Self { patterns: stored, filter, buckets, options: options.clone() })
+        let mut filter = Filter::new(filter_bits(&stored), backend);
+        let windows = Windows::new(&stored, &mut filter);
+        Ok(Self { patterns: stored, filter, windows, options: options.clone() })
     }
 
     /// Number of patterns.
@@ -239,8 +228,7 @@ impl Scanner {
     /// Bytes of memory that the compiled patterns occupy.
     #[must_use]
     pub fn memory(&self) -> usize {
-        let buckets: usize = self.buckets.iter().flatten().map(Buckets::memory).sum();
-        self.patterns.memory() + self.filter.memory() + buckets
+        self.patterns.memory() + self.filter.memory() + self.windows.memory()
     }
 
     /// Scans each document and puts what was asked for into `results`, replacing what was there.
@@ -312,11 +300,12 @@ impl Scanner {
         mut short: u64,
         collector: &mut Collector<'_>,
     ) {
-        let [one, two, three, four] = &self.buckets;
+        let Windows { one, two, three, inner, four } = &self.windows;
         while long != 0 {
             let position = from + long.trailing_zeros() as usize;
             long &= long - 1;
-            for buckets in [four, three].into_iter().flatten() {
+            for (buckets, position) in [(four, position), (inner, position), (three, position), (three, position + 1)] {
+                let Some(buckets) = buckets else { continue };
                 buckets.at::<FOLD>(&self.patterns, text, position, |pattern, start, end| {
                     collector.found(pattern, start, end);
                 });
@@ -357,67 +346,138 @@ impl Collector<'_> {
     #[inline]
     fn found(&mut self, pattern: u32, start: usize, end: usize) {
         let slot = self.results.slots[pattern as usize] as usize + self.base;
-        let known = self.results.hits.get(slot).is_some_and(|hit| hit.pattern == pattern);
-        if known && self.request.first.is_some() {
+        let known = self.results.hits.get(slot).filter(|hit| hit.pattern == pattern);
+        // The two windows of a pattern lie at different offsets, so a later occurrence may be found before an earlier one.
+        if self.request.first.is_some() && known.is_some_and(|hit| hit.first_end <= end) {
             return;
         }
+        let known = known.is_some();
         if self.options.isolated_from.as_ref().is_some_and(|class| !class.isolates(self.text, start, end)) {
             return;
         }
         let results = &mut *self.results;
-        if let Some(first) = self.request.first {
-            results.slots[pattern as usize] = (results.hits.len() - self.base) as u32;
-            results.hits.push(Hit { pattern, first_end: end, occurrences: 0 });
-            results.earliest.push(end);
-            if results.earliest.len() > first.get() {
-                results.earliest.pop();
-            }
-            return;
-        }
+        let every_occurrence = self.request.first.is_none();
         if known {
-            results.hits[slot].occurrences += 1;
+            let hit = &mut results.hits[slot];
+            hit.first_end = hit.first_end.min(end);
+            hit.occurrences += u64::from(every_occurrence);
         } else {
             results.slots[pattern as usize] = (results.hits.len() - self.base) as u32;
-            results.hits.push(Hit { pattern, first_end: end, occurrences: 1 });
+            results.hits.push(Hit { pattern, first_end: end, occurrences: u64::from(every_occurrence) });
         }
-        if self.request.spans {
+        if let Some(first) = self.request.first {
+            if known {
+                results.earliest.clear();
+                results.earliest.extend(results.hits[self.base..].iter().map(|hit| hit.first_end));
+            } else {
+                results.earliest.push(end);
+            }
+            while results.earliest.len() > first.get() {
+                results.earliest.pop();
+            }
+        } else if self.request.spans {
             results.spans.push(Span { start, end, pattern });
         }
     }
 }
 
+/// Hash tables from windows to patterns. Each pattern is represented such that wherever it occurs, it is found exactly once:
+/// by a window at an even position if it has three bytes or more.
+#[derive(Clone, Debug)]
+struct Windows {
+    /// Patterns of one byte, at all positions.
+    one: Option<Buckets>,
+    /// Patterns of two bytes, at all positions.
+    two: Option<Buckets>,
+    /// Patterns of three bytes, at a candidate and at the odd position behind it.
+    three: Option<Buckets>,
+    /// The last three bytes of patterns of four: those that begin at odd positions.
+    inner: Option<Buckets>,
+    /// All other windows: one at an even offset of its pattern, for occurrences that begin at even positions, and one at an odd
+    /// offset for the others.
+    four: Option<Buckets>,
+}
+
+impl Windows {
+    /// Chooses windows for all patterns and lets them through the filter.
+    fn new(patterns: &Patterns, filter: &mut Filter) -> Self {
+        let (mut one, mut two, mut three, mut inner, mut four) = (vec![], vec![], vec![], vec![], vec![]);
+        let mut used = HashSet::new();
+        // The shortest first: those have the least choice, and the others can share windows with them.
+        let mut order: Vec<u32> = (0..patterns.len() as u32).collect();
+        order.sort_by_key(|pattern| patterns.get(*pattern as usize).len());
+        for pattern in order {
+            let bytes = patterns.get(pattern as usize);
+            let entry = |offset: usize| Entry::new(pattern, bytes, offset as u16);
+            let window = load_four(bytes, 0);
+            match bytes.len() {
+                1 => {
+                    filter.add_one(bytes[0]);
+                    one.push(entry(0));
+                }
+                2 => {
+                    filter.add_two(window);
+                    two.push(entry(0));
+                }
+                3 => {
+                    filter.add_beginning(window);
+                    filter.add_end(window);
+                    three.push(entry(0));
+                }
+                4 => {
+                    filter.add_four(window);
+                    used.insert(window | CASE);
+                    four.push(entry(0));
+                    filter.add_beginning(load_four(bytes, 1));
+                    inner.push(entry(1));
+                }
+                _ => {
+                    for parity in [0, 1] {
+                        let offset = rarest_window(bytes, parity, &used);
+                        let window = load_four(bytes, offset);
+                        filter.add_four(window);
+                        used.insert(window | CASE);
+                        four.push(entry(offset));
+                    }
+                }
+            }
+        }
+        Self {
+            one: Buckets::new(1, &one, patterns),
+            two: Buckets::new(2, &two, patterns),
+            three: Buckets::new(3, &three, patterns),
+            inner: Buckets::new(3, &inner, patterns),
+            four: Buckets::new(4, &four, patterns),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        let Self { one, two, three, inner, four } = self;
+        [one, two, three, inner, four].into_iter().flatten().map(Buckets::memory).sum()
+    }
+}
+
+/// Offset of the window of four bytes to look for, among the offsets of one parity.
+fn rarest_window(bytes: &[u8], parity: usize, used: &HashSet<u32>) -> usize {
+    let mut best = (0, parity);
+    for (offset, window) in bytes[..bytes.len().min(WINDOW_OFFSETS)].windows(4).enumerate().skip(parity).step_by(2) {
+        let reuse = if used.contains(&(load_four(window, 0) | CASE)) { rarity::REUSE } else { 0 };
+        let worth = rarity::rarity(window) + reuse;
+        if worth > best.0 {
+            best = (worth, offset);
+        }
+    }
+    best.1
+}
+
 /// Logarithm of the size of the filter: as small as keeps it sparse, since the first cache holds 32 KiB to 48 KiB.
-fn filter_bits(patterns: usize) -> u32 {
-    match patterns {
+fn filter_bits(patterns: &Patterns) -> u32 {
+    // What patterns of three bytes set, counted in windows of longer ones.
+    let three = (0..patterns.len()).filter(|pattern| patterns.get(*pattern).len() == 3).count();
+    match patterns.len() + 64 * three {
         0..=4_000 => 13,
         4_001..=12_000 => 14,
         12_001..=40_000 => 15,
         _ => 16,
     }
-}
-
-/// Each pattern with the offset of the window that stands for it, the shortest first: those have the least choice.
-fn choose_windows(patterns: &Patterns) -> Vec<(u32, u16)> {
-    let mut order: Vec<u32> = (0..patterns.len() as u32).collect();
-    order.sort_by_key(|pattern| patterns.get(*pattern as usize).len());
-    let mut used = HashSet::new();
-    order
-        .into_iter()
-        .map(|pattern| {
-            let bytes = &patterns.get(pattern as usize);
-            let bytes = &bytes[..bytes.len().min(WINDOW_OFFSETS)];
-            let mut best = (0, 0);
-            for (offset, window) in bytes.windows(4).enumerate() {
-                let reuse = if used.contains(&(load_four(window, 0) | CASE)) { rarity::REUSE } else { 0 };
-                let worth = rarity::rarity(window) + reuse;
-                if worth > best.0 {
-                    best = (worth, offset as u16);
-                }
-            }
-            if bytes.len() >= 4 {
-                used.insert(load_four(bytes, usize::from(best.1)) | CASE);
-            }
-            (pattern, best.1)
-        })
-        .collect()
 }

@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn common_windows_cost_less_than_rare_ones() {
-        for (common, rare) in [("ther", "zqxj"), ("tion", "tiox"), (" the", "qthe"), ("ing ", "ing7"), ("THE ", "ZXK ")] {
+        for (common, rare) in [("ther", "zqxj"), ("tion", "tiox"), (" the", "qthe"), ("ing ", "ing7"), ("THE ", "ZXK ")]
+        {
             assert!(rarity(common.as_bytes()) < rarity(rare.as_bytes()), "{common} {rare}");
         }
         assert_eq!(rarity(b"TION"), rarity(b"tion"));

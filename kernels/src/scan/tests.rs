@@ -86,7 +86,11 @@ fn check(patterns: &[Vec<u8>], texts: &[&[u8]]) {
                 let request = ScanRequest { first: NonZeroUsize::new(first), spans: true };
                 scanner.scan(texts, request, &mut results);
                 for (document, spans) in expected.iter().enumerate() {
-                    assert_eq!(results.hits(document), hits_of(spans, Some(first)), "{backend:?} {patterns:?} first {first}");
+                    assert_eq!(
+                        results.hits(document),
+                        hits_of(spans, Some(first)),
+                        "{backend:?} {patterns:?} first {first}"
+                    );
                     assert!(results.spans(document).is_empty());
                 }
             }

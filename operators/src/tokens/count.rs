@@ -13,8 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::counter::TokenCounter;
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{TokenCounter, Tokenizer};
 use crate::columns::TextColumn;
 use crate::operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, RowEffect, extend_batch, extend_schema};
 use crate::resources::{ResourceIdentity, Resources};

@@ -1,18 +1,24 @@
-//! The tokenizer: the only place that names the tokenizer library.
+//! The tokenizer: nothing outside this module names the tokenizer library.
 //!
 //! A [`Tokenizer`] is a `tokenizer.json` made ready for encoding. It runs the library's own stages (added tokens,
 //! normaliser, pre-tokenizer, model), so ids are the library's. What a file says about truncation and padding is
 //! switched off: operators cut and pad only where their own configuration asks for it.
 
+mod added;
+mod cache;
+mod counter;
+mod normal;
+mod vocabulary;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
-use super::counter::TokenCounter;
+use self::added::AddedTokens;
+pub use self::counter::TokenCounter;
+use self::vocabulary::VocabularyFile;
 use crate::resources::{ResourceIdentity, Resources};
 use crate::{OperatorError, Result};
 
@@ -20,7 +26,7 @@ use crate::{OperatorError, Result};
 /// does not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot tokenize the text: {0}")]
-pub struct EncodeError(pub(super) String);
+pub struct EncodeError(String);
 
 /// A tokenizer read from a `tokenizer.json`.
 ///
@@ -43,12 +49,15 @@ pub struct EncodeError(pub(super) String);
 /// ```
 #[derive(Clone)]
 pub struct Tokenizer {
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 /// What all clones of a tokenizer use.
-pub(super) struct Shared {
-    pub(super) pipeline: PipelineTokenizer,
+struct Shared {
+    pipeline: PipelineTokenizer,
+    added: AddedTokens,
+    /// See [`VocabularyFile::splits_at_spaces`].
+    splits_at_spaces: bool,
     location: String,
     vocab_size: usize,
     prefix: Vec<u32>,
@@ -64,15 +73,22 @@ impl Tokenizer {
             tokenizers::canonicalize_str(json).map_err(|error| failed(format!("not a tokenizer.json: {error}")))?;
         let pipeline = tokenizers::from_json(&canonical)
             .map_err(|error| failed(format!("this tokenizer.json is not supported: {error}")))?;
-        let vocab: VocabularyFile =
+        let vocabulary: VocabularyFile =
             serde_json::from_str(&canonical).map_err(|error| failed(format!("cannot read its vocabulary: {error}")))?;
-        let added = pipeline.get_added_vocabulary().get_added_tokens_decoder().keys().copied().max();
-        let vocab_size =
-            vocab.model.vocab.largest_id().max(added.map(u64::from)).map_or(0, |largest| largest as usize + 1);
+        let added = pipeline.get_added_vocabulary();
+        let largest_added = added.get_added_tokens_decoder().into_keys().max();
+        let largest_id = vocabulary.largest_id().max(largest_added);
         let template = &pipeline.get_post_processor().single;
         let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
-        let (prefix, suffix) = (ids(&template.prefix), ids(&template.suffix));
-        let shared = Shared { location: location.to_owned(), vocab_size, prefix, suffix, pipeline };
+        let shared = Shared {
+            added: AddedTokens::new(added),
+            splits_at_spaces: vocabulary.splits_at_spaces(),
+            location: location.to_owned(),
+            vocab_size: largest_id.map_or(0, |largest| largest as usize + 1),
+            prefix: ids(&template.prefix),
+            suffix: ids(&template.suffix),
+            pipeline,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -183,33 +199,4 @@ fn is_hub_id(location: &str) -> bool {
             && part.chars().all(|character| character.is_ascii_alphanumeric() || "-_.".contains(character))
     };
     parts.len() <= 2 && parts.iter().all(is_part) && !location.ends_with(".json")
-}
-
-/// The part of a `tokenizer.json` that says which ids there are.
-#[derive(Deserialize)]
-struct VocabularyFile {
-    model: VocabularyModel,
-}
-
-#[derive(Deserialize)]
-struct VocabularyModel {
-    vocab: Vocabulary,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Vocabulary {
-    /// Token to id.
-    Ids(std::collections::HashMap<String, u32>),
-    /// Pieces with their scores, in the order of their ids.
-    Pieces(Vec<IgnoredAny>),
-}
-
-impl Vocabulary {
-    fn largest_id(&self) -> Option<u64> {
-        match self {
-            Self::Ids(ids) => ids.values().copied().max().map(u64::from),
-            Self::Pieces(pieces) => (pieces.len() as u64).checked_sub(1),
-        }
-    }
 }

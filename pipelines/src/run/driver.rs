@@ -73,7 +73,7 @@ pub async fn run(
 ) -> Result<RunReport> {
     let folder = run_folder(file, environment, options.fresh).await?;
     let prepared = prepare(file, environment, &folder).await?;
-    let mill = Arc::new(Mill::bind(prepared.spec, environment)?);
+    let mill = Arc::new(Mill::with_chain(prepared.spec, prepared.chain, environment)?);
     let log = mill.folder();
     log.probe().await?;
     let plan = match log.open_or_create_plan(&prepared.plan).await? {

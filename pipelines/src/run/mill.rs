@@ -44,9 +44,14 @@ pub struct Mill {
 }
 
 impl Mill {
-    /// Binds the chain and opens the run folder.
+    /// Binds the steps and opens the run folder.
     pub fn bind(spec: RunSpec, environment: &Environment) -> Result<Self> {
         let chain = Chain::bind(&spec.steps, &spec.schema, &environment.registry, &environment.resources)?;
+        Self::with_chain(spec, chain, environment)
+    }
+
+    /// Opens the run folder for steps that are bound already.
+    pub fn with_chain(spec: RunSpec, chain: Chain, environment: &Environment) -> Result<Self> {
         let (store, path) = environment.stores.open(&spec.folder)?;
         let folder = RunFolder::new(Arc::clone(&store), path, spec.folder.clone());
         let (output, output_schema) = output_columns(chain.output_schema(), spec.columns.as_deref())?;

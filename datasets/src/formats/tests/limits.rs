@@ -112,6 +112,28 @@ async fn pages_of_other_rows_are_not_read() {
     assert!(read < size / 4, "{read} of {size} bytes were read");
 }
 
+/// A row group that is larger than what is held at once is read in pieces, every row once.
+#[tokio::test]
+async fn large_row_groups_are_read_in_pieces() {
+    for (page_index, most) in [(true, 4.0), (false, 1.2)] {
+        let properties = WriterProperties::builder()
+            .set_dictionary_enabled(false)
+            .set_compression(PageCompression::UNCOMPRESSED)
+            .set_data_page_row_count_limit(20)
+            .set_write_batch_size(20)
+            .set_offset_index_disabled(!page_index)
+            .build();
+        let files = Files::of(&[("a.parquet", parquet_with(&[batch(0, ROWS)], properties))]).await;
+        let options = ReadOptions { batch_bytes: 4096, ..options("64MB") };
+        let plan = files.plan(&options).await.unwrap();
+        files.store.bytes();
+        let rows = Rows::of(files.read(&plan, &options).await.unwrap().concat());
+        assert_eq!(rows.numbers("id"), (0..ROWS as u64).collect::<Vec<_>>());
+        let read = files.store.bytes() as f64 / files.open[0].file.size as f64;
+        assert!(read < most, "{read} of the file was read");
+    }
+}
+
 /// Columns that are not asked for are not read.
 #[tokio::test]
 async fn other_columns_are_not_read() {
