@@ -318,6 +318,52 @@ async fn an_address_that_ended_is_asked_for_anew() {
     assert_eq!(content.received_requests().await.unwrap().len(), 2 + 1 + 3);
 }
 
+/// Answers each connection with one of `answers`, closes it, and returns the ranges that were asked for.
+fn cutting_server(answers: Vec<String>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = std::thread::spawn(move || {
+        let mut ranges = Vec::new();
+        for answer in answers {
+            let (mut socket, _) = listener.accept().unwrap();
+            let lines = BufReader::new(socket.try_clone().unwrap()).lines().map(Result::unwrap);
+            let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let range = headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: ").map(str::to_owned));
+            ranges.push(range.unwrap_or_default());
+            socket.write_all(answer.as_bytes()).unwrap();
+        }
+        ranges
+    });
+    (format!("http://localhost:{}/blob", address.port()), served)
+}
+
+#[tokio::test]
+async fn a_cut_body_goes_on_where_it_stopped() {
+    let hub = MockServer::start().await;
+    revision(&hub).await;
+    let part = |range: &str, length: usize, body: &str| {
+        format!(
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {range}/12\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let (address, served) = cutting_server(vec![
+        "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nabcd".to_owned(),
+        part("4-11", 8, "ef"),
+        part("6-11", 6, "ghijkl"),
+    ]);
+    Mock::given(path(resolve_path("a.bin")))
+        .respond_with(
+            ResponseTemplate::new(302).insert_header("location", address).insert_header("x-linked-size", "12"),
+        )
+        .expect(1)
+        .mount(&hub)
+        .await;
+    let stores = stores(&[("HF_ENDPOINT", &hub.uri())]);
+    assert_eq!(stores.read_all("hf://datasets/o/n/a.bin").await.unwrap(), "abcdefghijkl");
+    assert_eq!(served.join().unwrap(), ["", "bytes=4-11", "bytes=6-11"]);
+}
+
 #[tokio::test]
 async fn many_readers_of_a_file_ask_the_hub_once() {
     let (hub, content) = (MockServer::start().await, MockServer::start().await);
