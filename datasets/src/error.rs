@@ -16,7 +16,7 @@ pub enum DatasetError {
         message: String,
     },
     /// Nothing is there.
-    #[error("'{location}' does not exist{}", hint(.hint))]
+    #[error("'{location}' does not exist{}", hinted(.hint))]
     NotFound {
         /// The location.
         location: String,
@@ -55,6 +55,32 @@ pub enum DatasetError {
         /// What differs.
         message: String,
     },
+    /// A run folder holds another run than the one that was asked for.
+    #[error("'{location}' is of another run: {}", .differences.join("; "))]
+    DifferentRun {
+        /// The plan of the run that is there.
+        location: String,
+        /// What differs, one line each.
+        differences: Vec<String>,
+    },
+    /// A run cannot be finished: splits are not committed.
+    #[error("'{location}': {} of {total} splits are not committed, first {}", .missing.len(), listed(.missing))]
+    Incomplete {
+        /// The commit records.
+        location: String,
+        /// Number of splits of the run.
+        total: u64,
+        /// The splits without a record.
+        missing: Vec<u64>,
+    },
+    /// Rows are unaccounted for.
+    #[error("'{location}': {message}")]
+    Unbalanced {
+        /// The record, or the records.
+        location: String,
+        /// The equation that does not hold.
+        message: String,
+    },
     /// The source has no such column.
     #[error("no column '{column}'{}; columns: {}", did_you_mean(.nearest), .available.join(", "))]
     MissingColumn {
@@ -91,7 +117,11 @@ impl DatasetError {
     }
 }
 
-fn hint(hint: &Option<String>) -> String {
+fn listed(numbers: &[u64]) -> String {
+    numbers.iter().take(5).map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn hinted(hint: &Option<String>) -> String {
     hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
 }
 

@@ -87,6 +87,9 @@ pub struct Split {
     pub take: Option<u64>,
     /// Position in the whole source of the first row that is read, where it is known.
     pub first_row: Option<u64>,
+    /// Position in its file of the first row that is read, unreadable rows counted, where it is known.
+    #[serde(default)]
+    pub file_row: Option<u64>,
     /// Number of rows, where it is known without reading.
     pub rows: Option<u64>,
     /// Bytes of the file that the split covers, as stored.

@@ -24,6 +24,8 @@
 //! Cargo features keep the tree small: `blocklist`, `tokens` and `sample` each add their operators, `parquet` lets term
 //! lists be Parquet files.
 
+#[cfg(feature = "blocklist")]
+pub mod blocklist;
 mod columns;
 pub mod config;
 pub mod conformance;
@@ -34,6 +36,8 @@ mod registry;
 mod resources;
 #[cfg(feature = "sample")]
 pub mod sample;
+#[cfg(feature = "tokens")]
+pub mod tokens;
 
 pub use columns::{TextColumn, default_array, require_column};
 pub use error::{OperatorError, Result, nearest};

@@ -28,8 +28,15 @@ impl Registry {
     pub fn standard() -> Self {
         #[allow(unused_mut, reason = "without features no kind is added")]
         let mut registry = Self::empty();
+        #[cfg(feature = "blocklist")]
+        registry.add(Arc::new(crate::blocklist::BlocklistKind));
         #[cfg(feature = "sample")]
         registry.add(Arc::new(crate::sample::SampleKind));
+        #[cfg(feature = "tokens")]
+        {
+            registry.add(Arc::new(crate::tokens::CountTokensKind));
+            registry.add(Arc::new(crate::tokens::TokenizeKind));
+        }
         registry
     }
 

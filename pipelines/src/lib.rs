@@ -1,1 +1,32 @@
+//! Pipelines over text corpora: definition, planning and running, on DataFusion.
+//!
+//! * [`PipelineFile`] reads a pipeline file; [`Pipeline`] is what it says.
+//! * [`run::run`] runs or resumes it; [`run::prepare`], [`run::estimate`] and [`run::validate`] look at it without running.
+//! * [`operator_functions`] and [`OperatorExec`] host operators in SQL, DataFrames and physical plans; [`OperatorCodec`]
+//!   carries the latter to other processes.
+//! * [`operators`] holds the operators that are SQL expressions: `filter`, `derive`, `select`.
 
+mod chain;
+mod definition;
+mod environment;
+mod error;
+mod expressions;
+mod hosts;
+pub mod inspect;
+pub mod operators;
+pub mod run;
+mod schema;
+mod testing;
+
+pub use chain::{Chain, ChainRun, Ground, StepError, StepSpec};
+pub use definition::{
+    ArrowSink, Judgments, JsonlSink, MetricsDefinition, OneOrMany, ParquetSink, Pipeline, PipelineFile, SinkCommon,
+    SinkDefinition, SourceDefinition, SplitSizeText, StepDefinition, TestDefinition,
+};
+pub use environment::Environment;
+pub use error::{DefinitionError, PipelineError, Place, Result};
+pub use expressions::Expression;
+pub use hosts::{OperatorCodec, OperatorExec, OperatorFunction, operator_functions};
+pub use inspect::Inspection;
+pub use schema::pipeline_schema;
+pub use testing::{TestOutcome, run_tests};

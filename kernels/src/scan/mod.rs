@@ -1,0 +1,483 @@
+//! Many byte patterns in many documents.
+//!
+//! A [`Scanner`] is compiled once from up to hundreds of thousands of patterns and finds every occurrence of every one of
+//! them, overlapping ones included.
+//!
+//! # How it works
+//!
+//! An automaton (Aho-Corasick) makes one dependent table access for each byte of the text. Its speed is the latency of that
+//! access: a few cycles while the hot states fit the first cache, ten times that for 100,000 patterns, and the same whether the text
+//! matches or not. This scanner instead asks a question of every position that depends on no other position, so that the
+//! processor can work on many positions at once, and does real work only where the answer is "perhaps".
+//!
+//! 1. *Windows.* Each pattern is represented by four-byte windows of its own, anywhere in it: those that are rarest in
+//!    ordinary text, with a preference for windows that another pattern uses already (`rarity`). Text contains `tion` everywhere and
+//!    `xylo` hardly ever; choosing freely instead of taking the prefix is what keeps the number of candidates low when
+//!    there are thousands of patterns. Each pattern has one window at an even and one at an odd offset, so that wherever it
+//!    occurs, one of the two is at an even position, and odd positions need no look. Shorter patterns have windows with an
+//!    unknown byte.
+//! 2. *Filter.* A table of bits, 32 KiB to 256 KiB, says for each hash of a window whether it is used. The even ones of
+//!    sixty-four positions at a time are looked up (AVX-512, AVX2, or portable code; chosen when the scanner is built) and
+//!    give a mask of candidates. Patterns of one and two bytes have a table of their own, consulted only if there are any.
+//! 3. *Verification.* A hash table leads from the window to the patterns that it represents; eight bytes of each are compared
+//!    at once, the rest only if they agree.
+//!
+//! Case is folded inside: the filter sets bit 5 of every byte, which cannot miss anything, and verification lowers the bytes
+//! that it compares. The text is never copied, except for its last few bytes, which are padded so that vector loads stay
+//! inside of memory that belongs to us.
+//!
+//! # Trade-offs
+//!
+//! Time is proportional to positions plus candidates plus occurrences. On text where most positions are occurrences (one-byte
+//! patterns, `the` and `in` in English) reporting them dominates, as for any method. A text built so that every position is a
+//! candidate of one long chain (thousands of patterns that agree in their rarest window and in their first eight bytes) makes the
+//! scan slow, which an automaton would not be; lists of terms that people write do not look like that.
+//! Memory is about 60 bytes plus its length for each pattern, against hundreds to thousands of bytes for an automaton, and
+//! building takes microseconds per pattern.
+//!
+//! Because positions are independent, there is nothing to win by walking several documents in turns; [`Scanner::scan`] takes
+//! many documents in order to reuse its buffers and give all results at once.
+
+mod boundary;
+mod filter;
+mod rarity;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BinaryHeap, HashSet};
+use std::num::NonZeroUsize;
+
+pub use boundary::CharClass;
+use filter::{BLOCK, Backend, CASE, Filter, OVERHANG};
+use verify::{Buckets, Entry, Patterns, load_four};
+
+/// Masks computed ahead of verification: 1 KiB of text, so that it is still in the first cache when it is verified.
+const MASKS: usize = 16;
+
+/// Windows are sought in this many leading bytes of a pattern; among these there is a rare one, or there is none.
+const WINDOW_OFFSETS: usize = 256;
+
+/// How patterns are compared and which occurrences count.
+#[derive(Clone, Debug, Default)]
+pub struct ScanOptions {
+    /// Compare ASCII letters without regard to case; all other bytes as they are.
+    pub ignore_ascii_case: bool,
+    /// Count an occurrence only if no character of this class stands right before or right behind it.
+    pub isolated_from: Option<CharClass>,
+}
+
+/// Why a scanner cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScanError {
+    /// A pattern has no bytes: it would occur everywhere.
+    #[error("pattern {pattern} is empty")]
+    EmptyPattern {
+        /// Its number, from 0.
+        pattern: usize,
+    },
+    /// A pattern is longer than 2³¹ bytes, or there are more than 2³¹ of them.
+    #[error("pattern {pattern}: at most 2^31 patterns of at most 2^31 bytes are supported")]
+    TooLarge {
+        /// Its number, from 0.
+        pattern: usize,
+    },
+}
+
+/// What a scan should report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanRequest {
+    /// Report only this many distinct patterns of a document: those whose first occurrence ends earliest, of several that
+    /// end together those with lower numbers. The scan of a document stops as soon as they are known.
+    pub first: Option<NonZeroUsize>,
+    /// Report where each occurrence is. Of no effect together with `first`.
+    pub spans: bool,
+}
+
+/// A pattern that occurs in a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Hit {
+    /// Number of the pattern, from 0.
+    pub pattern: u32,
+    /// Where its first occurrence ends: a byte offset into the document.
+    pub first_end: usize,
+    /// How often it occurs, overlapping occurrences included; 0 if [`ScanRequest::first`] let the scan stop early.
+    pub occurrences: u64,
+}
+
+/// One occurrence of a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Span {
+    /// First byte of the occurrence in the document.
+    pub start: usize,
+    /// Byte behind the occurrence.
+    pub end: usize,
+    /// Number of the pattern, from 0.
+    pub pattern: u32,
+}
+
+/// Results of [`Scanner::scan`], and buffers that the next scan reuses.
+#[derive(Clone, Debug, Default)]
+pub struct ScanResults {
+    hits: Vec<Hit>,
+    spans: Vec<Span>,
+    /// For each document where its hits and spans end.
+    ends: Vec<(usize, usize)>,
+    /// For each pattern where its hit would be, valid if the hit there is of that pattern: never needs clearing.
+    slots: Vec<u32>,
+    /// The smallest `first_end`s, largest on top.
+    earliest: BinaryHeap<usize>,
+}
+
+impl ScanResults {
+    /// Number of documents.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are no documents.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Distinct patterns of a document, by number.
+    #[must_use]
+    pub fn hits(&self, document: usize) -> &[Hit] {
+        let start = document.checked_sub(1).map_or(0, |previous| self.ends[previous].0);
+        &self.hits[start..self.ends[document].0]
+    }
+
+    /// Occurrences in a document, by start, end and pattern. Empty unless [`ScanRequest::spans`] was set.
+    #[must_use]
+    pub fn spans(&self, document: usize) -> &[Span] {
+        let start = document.checked_sub(1).map_or(0, |previous| self.ends[previous].1);
+        &self.spans[start..self.ends[document].1]
+    }
+}
+
+/// A compiled set of byte patterns.
+///
+/// ```
+/// use gristmill_kernels::scan::{ScanOptions, ScanRequest, ScanResults, Scanner};
+///
+/// let options = ScanOptions { ignore_ascii_case: true, ..ScanOptions::default() };
+/// let scanner = Scanner::new(["fox", "ox", "力量"], &options)?;
+/// let mut results = ScanResults::default();
+/// scanner.scan(&[b"Foxes and oxen", "知识就是力量".as_bytes()], ScanRequest::default(), &mut results);
+/// let found: Vec<(u32, u64)> = results.hits(0).iter().map(|hit| (hit.pattern, hit.occurrences)).collect();
+/// assert_eq!(found, [(0, 1), (1, 2)]);
+/// assert_eq!(results.hits(1)[0].pattern, 2);
+/// # Ok::<(), gristmill_kernels::scan::ScanError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Scanner {
+    patterns: Patterns,
+    filter: Filter,
+    windows: Windows,
+    options: ScanOptions,
+}
+
+impl Scanner {
+    /// Compiles patterns. They are numbered in order from 0; equal patterns are all reported.
+    pub fn new<P: AsRef<[u8]>>(
+        patterns: impl IntoIterator<Item = P>,
+        options: &ScanOptions,
+    ) -> Result<Self, ScanError> {
+        let backend = Backend::available().pop().unwrap_or(Backend::Portable);
+        Self::with_backend(patterns, options, backend)
+    }
+
+    fn with_backend<P: AsRef<[u8]>>(
+        patterns: impl IntoIterator<Item = P>,
+        options: &ScanOptions,
+        backend: Backend,
+    ) -> Result<Self, ScanError> {
+        let mut stored = Patterns::default();
+        for (pattern, bytes) in patterns.into_iter().enumerate() {
+            let bytes = bytes.as_ref();
+            if bytes.is_empty() {
+                return Err(ScanError::EmptyPattern { pattern });
+            }
+            if bytes.len() > 1 << 31 || pattern >= 1 << 31 {
+                return Err(ScanError::TooLarge { pattern });
+            }
+            let fold = |byte: &u8| if options.ignore_ascii_case { byte.to_ascii_lowercase() } else { *byte };
+            stored.push(bytes.iter().map(fold));
+        }
+        let mut filter = Filter::new(filter_bits(&stored), backend);
+        let windows = Windows::new(&stored, &mut filter);
+        Ok(Self { patterns: stored, filter, windows, options: options.clone() })
+    }
+
+    /// Number of patterns.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.patterns.len()
+    }
+
+    /// Whether there are no patterns.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory that the compiled patterns occupy.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.patterns.memory() + self.filter.memory() + self.windows.memory()
+    }
+
+    /// Scans each document and puts what was asked for into `results`, replacing what was there.
+    pub fn scan(&self, documents: &[&[u8]], request: ScanRequest, results: &mut ScanResults) {
+        results.hits.clear();
+        results.spans.clear();
+        results.ends.clear();
+        results.slots.resize(self.len(), 0);
+        for document in documents {
+            results.earliest.clear();
+            let base = results.hits.len();
+            let spans = results.spans.len();
+            let mut collector = Collector { text: document, options: &self.options, request, base, results };
+            if self.options.ignore_ascii_case {
+                self.walk::<true>(document, &mut collector);
+            } else {
+                self.walk::<false>(document, &mut collector);
+            }
+            if let Some(first) = request.first {
+                let found = &mut results.hits[base..];
+                found.sort_unstable_by_key(|hit| (hit.first_end, hit.pattern));
+                let kept = found.len().min(first.get());
+                results.hits.truncate(base + kept);
+            }
+            results.hits[base..].sort_unstable_by_key(|hit| hit.pattern);
+            results.spans[spans..].sort_unstable();
+            results.ends.push((results.hits.len(), results.spans.len()));
+        }
+    }
+
+    /// Hands all occurrences to the collector, in the order of their windows, until it has enough.
+    fn walk<const FOLD: bool>(&self, text: &[u8], collector: &mut Collector<'_>) {
+        let mut long = [0; MASKS];
+        let mut short = [0; MASKS];
+        let mut from = 0;
+        loop {
+            let blocks = (text.len() - from).saturating_sub(OVERHANG) / BLOCK;
+            if blocks == 0 {
+                break;
+            }
+            let blocks = blocks.min(MASKS);
+            self.filter.run(&text[from..], &mut long[..blocks], &mut short[..blocks]);
+            for block in 0..blocks {
+                if collector.has_enough(from + block * BLOCK) {
+                    return;
+                }
+                self.verify::<FOLD>(text, from + block * BLOCK, long[block], short[block], collector);
+            }
+            from += blocks * BLOCK;
+        }
+        if collector.has_enough(from) {
+            return;
+        }
+        // At most 66 bytes are left.
+        let mut tail = [0; 2 * BLOCK + OVERHANG];
+        tail[..text.len() - from].copy_from_slice(&text[from..]);
+        self.filter.run(&tail, &mut long[..2], &mut short[..2]);
+        for block in 0..2 {
+            self.verify::<FOLD>(text, from + block * BLOCK, long[block], short[block], collector);
+        }
+    }
+
+    #[inline]
+    fn verify<const FOLD: bool>(
+        &self,
+        text: &[u8],
+        from: usize,
+        mut long: u64,
+        mut short: u64,
+        collector: &mut Collector<'_>,
+    ) {
+        let Windows { one, two, three, inner, four } = &self.windows;
+        while long != 0 {
+            let position = from + long.trailing_zeros() as usize;
+            long &= long - 1;
+            for (buckets, position) in [(four, position), (inner, position), (three, position), (three, position + 1)] {
+                let Some(buckets) = buckets else { continue };
+                buckets.at::<FOLD>(&self.patterns, text, position, |pattern, start, end| {
+                    collector.found(pattern, start, end);
+                });
+            }
+        }
+        while short != 0 {
+            let position = from + short.trailing_zeros() as usize;
+            short &= short - 1;
+            for buckets in [two, one].into_iter().flatten() {
+                buckets.at::<FOLD>(&self.patterns, text, position, |pattern, start, end| {
+                    collector.found(pattern, start, end);
+                });
+            }
+        }
+    }
+}
+
+/// Turns occurrences into hits and spans of one document.
+struct Collector<'a> {
+    text: &'a [u8],
+    options: &'a ScanOptions,
+    request: ScanRequest,
+    /// Hits of earlier documents.
+    base: usize,
+    results: &'a mut ScanResults,
+}
+
+impl Collector<'_> {
+    /// Whether no occurrence with a window at or behind `position` can change the result.
+    fn has_enough(&self, position: usize) -> bool {
+        // Such an occurrence ends behind `position`, so it cannot come before the earliest ones nor tie with them.
+        self.request.first.is_some_and(|first| {
+            self.results.earliest.len() >= first.get()
+                && self.results.earliest.peek().is_some_and(|latest| *latest <= position)
+        })
+    }
+
+    #[inline]
+    fn found(&mut self, pattern: u32, start: usize, end: usize) {
+        let slot = self.results.slots[pattern as usize] as usize + self.base;
+        let known = self.results.hits.get(slot).filter(|hit| hit.pattern == pattern);
+        // The two windows of a pattern lie at different offsets, so a later occurrence may be found before an earlier one.
+        if self.request.first.is_some() && known.is_some_and(|hit| hit.first_end <= end) {
+            return;
+        }
+        let known = known.is_some();
+        if self.options.isolated_from.as_ref().is_some_and(|class| !class.isolates(self.text, start, end)) {
+            return;
+        }
+        let results = &mut *self.results;
+        let every_occurrence = self.request.first.is_none();
+        if known {
+            let hit = &mut results.hits[slot];
+            hit.first_end = hit.first_end.min(end);
+            hit.occurrences += u64::from(every_occurrence);
+        } else {
+            results.slots[pattern as usize] = (results.hits.len() - self.base) as u32;
+            results.hits.push(Hit { pattern, first_end: end, occurrences: u64::from(every_occurrence) });
+        }
+        if let Some(first) = self.request.first {
+            if known {
+                results.earliest.clear();
+                results.earliest.extend(results.hits[self.base..].iter().map(|hit| hit.first_end));
+            } else {
+                results.earliest.push(end);
+            }
+            while results.earliest.len() > first.get() {
+                results.earliest.pop();
+            }
+        } else if self.request.spans {
+            results.spans.push(Span { start, end, pattern });
+        }
+    }
+}
+
+/// Hash tables from windows to patterns. Each pattern is represented such that wherever it occurs, it is found exactly once:
+/// by a window at an even position if it has three bytes or more.
+#[derive(Clone, Debug)]
+struct Windows {
+    /// Patterns of one byte, at all positions.
+    one: Option<Buckets>,
+    /// Patterns of two bytes, at all positions.
+    two: Option<Buckets>,
+    /// Patterns of three bytes, at a candidate and at the odd position behind it.
+    three: Option<Buckets>,
+    /// The last three bytes of patterns of four: those that begin at odd positions.
+    inner: Option<Buckets>,
+    /// All other windows: one at an even offset of its pattern, for occurrences that begin at even positions, and one at an odd
+    /// offset for the others.
+    four: Option<Buckets>,
+}
+
+impl Windows {
+    /// Chooses windows for all patterns and lets them through the filter.
+    fn new(patterns: &Patterns, filter: &mut Filter) -> Self {
+        let (mut one, mut two, mut three, mut inner, mut four) = (vec![], vec![], vec![], vec![], vec![]);
+        let mut used = HashSet::new();
+        // The shortest first: those have the least choice, and the others can share windows with them.
+        let mut order: Vec<u32> = (0..patterns.len() as u32).collect();
+        order.sort_by_key(|pattern| patterns.get(*pattern as usize).len());
+        for pattern in order {
+            let bytes = patterns.get(pattern as usize);
+            let entry = |offset: usize| Entry::new(pattern, bytes, offset as u16);
+            let window = load_four(bytes, 0);
+            match bytes.len() {
+                1 => {
+                    filter.add_one(bytes[0]);
+                    one.push(entry(0));
+                }
+                2 => {
+                    filter.add_two(window);
+                    two.push(entry(0));
+                }
+                3 => {
+                    filter.add_beginning(window);
+                    filter.add_end(window);
+                    three.push(entry(0));
+                }
+                4 => {
+                    filter.add_four(window);
+                    used.insert(window | CASE);
+                    four.push(entry(0));
+                    filter.add_beginning(load_four(bytes, 1));
+                    inner.push(entry(1));
+                }
+                _ => {
+                    for parity in [0, 1] {
+                        let offset = rarest_window(bytes, parity, &used);
+                        let window = load_four(bytes, offset);
+                        filter.add_four(window);
+                        used.insert(window | CASE);
+                        four.push(entry(offset));
+                    }
+                }
+            }
+        }
+        Self {
+            one: Buckets::new(1, &one, patterns),
+            two: Buckets::new(2, &two, patterns),
+            three: Buckets::new(3, &three, patterns),
+            inner: Buckets::new(3, &inner, patterns),
+            four: Buckets::new(4, &four, patterns),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        let Self { one, two, three, inner, four } = self;
+        [one, two, three, inner, four].into_iter().flatten().map(Buckets::memory).sum()
+    }
+}
+
+/// Offset of the window of four bytes to look for, among the offsets of one parity.
+fn rarest_window(bytes: &[u8], parity: usize, used: &HashSet<u32>) -> usize {
+    let mut best = (0, parity);
+    for (offset, window) in bytes[..bytes.len().min(WINDOW_OFFSETS)].windows(4).enumerate().skip(parity).step_by(2) {
+        let reuse = if used.contains(&(load_four(window, 0) | CASE)) { rarity::REUSE } else { 0 };
+        let worth = rarity::rarity(window) + reuse;
+        if worth > best.0 {
+            best = (worth, offset);
+        }
+    }
+    best.1
+}
+
+/// Logarithm of the size of the filter: as small as keeps it sparse, since the first cache holds 32 KiB to 48 KiB.
+fn filter_bits(patterns: &Patterns) -> u32 {
+    // What patterns of three bytes set, counted in windows of longer ones.
+    let three = (0..patterns.len()).filter(|pattern| patterns.get(*pattern).len() == 3).count();
+    match patterns.len() + 64 * three {
+        0..=4_000 => 13,
+        4_001..=12_000 => 14,
+        12_001..=40_000 => 15,
+        _ => 16,
+    }
+}

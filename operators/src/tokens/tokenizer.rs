@@ -1,0 +1,202 @@
+//! The tokenizer: nothing outside this module names the tokenizer library.
+//!
+//! A [`Tokenizer`] is a `tokenizer.json` made ready for encoding. It runs the library's own stages (added tokens,
+//! normaliser, pre-tokenizer, model), so ids are the library's. What a file says about truncation and padding is
+//! switched off: operators cut and pad only where their own configuration asks for it.
+
+mod added;
+mod cache;
+mod counter;
+mod normal;
+mod vocabulary;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+
+use self::added::AddedTokens;
+pub use self::counter::TokenCounter;
+use self::vocabulary::VocabularyFile;
+use crate::resources::{ResourceIdentity, Resources};
+use crate::{OperatorError, Result};
+
+/// A text that the tokenizer cannot encode, such as one with a character that a vocabulary without an unknown token
+/// does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot tokenize the text: {0}")]
+pub struct EncodeError(String);
+
+/// A tokenizer read from a `tokenizer.json`.
+///
+/// Cheap to clone and safe to share between threads.
+///
+/// ```
+/// use gristmill_operators::tokens::Tokenizer;
+///
+/// let json = br#"{
+///   "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null, "decoder": null,
+///   "pre_tokenizer": {"type": "WhitespaceSplit"},
+///   "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "fox": 1, "dog": 2}, "unk_token": "[UNK]"}
+/// }"#;
+/// let tokenizer = Tokenizer::from_bytes("animals.json", json)?;
+/// let mut ids = Vec::new();
+/// tokenizer.encode("fox dog fox", false, &mut ids)?;
+/// assert_eq!(ids, [1, 2, 1]);
+/// assert_eq!(tokenizer.counter().count("fox dog fox", false)?, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Tokenizer {
+    shared: Arc<Shared>,
+}
+
+/// What all clones of a tokenizer use.
+struct Shared {
+    pipeline: PipelineTokenizer,
+    added: AddedTokens,
+    /// See [`VocabularyFile::splits_at_spaces`].
+    splits_at_spaces: bool,
+    location: String,
+    vocab_size: usize,
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// Reads the text of a `tokenizer.json`. `location` is only named in errors.
+    pub fn from_bytes(location: &str, json: &[u8]) -> Result<Self> {
+        let failed = |message: String| OperatorError::Resource { location: location.to_owned(), message };
+        let json = std::str::from_utf8(json).map_err(|error| failed(format!("not a tokenizer.json: {error}")))?;
+        let canonical =
+            tokenizers::canonicalize_str(json).map_err(|error| failed(format!("not a tokenizer.json: {error}")))?;
+        let pipeline = tokenizers::from_json(&canonical)
+            .map_err(|error| failed(format!("this tokenizer.json is not supported: {error}")))?;
+        let vocabulary: VocabularyFile =
+            serde_json::from_str(&canonical).map_err(|error| failed(format!("cannot read its vocabulary: {error}")))?;
+        let added = pipeline.get_added_vocabulary();
+        let largest_added = added.get_added_tokens_decoder().into_keys().max();
+        let largest_id = vocabulary.largest_id().max(largest_added);
+        let template = &pipeline.get_post_processor().single;
+        let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
+        let shared = Shared {
+            added: AddedTokens::new(added),
+            splits_at_spaces: vocabulary.splits_at_spaces(),
+            location: location.to_owned(),
+            vocab_size: largest_id.map_or(0, |largest| largest as usize + 1),
+            prefix: ids(&template.prefix),
+            suffix: ids(&template.suffix),
+            pipeline,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Reads the tokenizer that a configuration names: see [`resolve_location`]. The identity carries the location as it
+    /// is written there.
+    pub fn load(location: &str, resources: &Resources) -> Result<(Self, ResourceIdentity)> {
+        let (bytes, identity) = resources.read(&resolve_location(location))?;
+        let tokenizer = Self::from_bytes(&identity.location, &bytes)?;
+        Ok((tokenizer, ResourceIdentity { location: location.to_owned(), ..identity }))
+    }
+
+    /// Puts the ids of `text` into `ids`, in place of what was there. With `special_tokens` the ids that the file's
+    /// post-processor adds stand around them (`[CLS]`, `<s>`, …). Special tokens written out in the text are recognised in
+    /// either case, as the library does by default.
+    pub fn encode(&self, text: &str, special_tokens: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        // Collecting in place keeps the allocation, so a buffer that is used again is never copied or allocated anew.
+        ids.clear();
+        let mut tokens: Vec<PipelineToken> = std::mem::take(ids).into_iter().map(PipelineToken::from).collect();
+        if special_tokens {
+            tokens.extend(self.shared.prefix.iter().copied().map(PipelineToken::from));
+        }
+        let encoded = self.shared.pipeline.encode_into(text, &plain_options(), &mut tokens);
+        if special_tokens {
+            tokens.extend(self.shared.suffix.iter().copied().map(PipelineToken::from));
+        }
+        *ids = tokens.into_iter().map(u32::from).collect();
+        encoded.map_err(|error| EncodeError(error.to_string()))
+    }
+
+    /// A counter, which finds the number of tokens much faster than encoding does. One per thread.
+    #[must_use]
+    pub fn counter(&self) -> TokenCounter {
+        TokenCounter::new(self.clone())
+    }
+
+    /// One more than the largest id, added tokens included.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.shared.vocab_size
+    }
+
+    /// The ids that encoding with special tokens puts before a text.
+    #[must_use]
+    pub fn prefix(&self) -> &[u32] {
+        &self.shared.prefix
+    }
+
+    /// The ids that encoding with special tokens puts after a text.
+    #[must_use]
+    pub fn suffix(&self) -> &[u32] {
+        &self.shared.suffix
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Tokenizer")
+            .field("location", &self.shared.location)
+            .field("vocab_size", &self.shared.vocab_size)
+            .field("prefix", &self.shared.prefix)
+            .field("suffix", &self.shared.suffix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the `tokenizer.json` that a configuration names is read from. In this order:
+///
+/// 1. a URL (`hf://`, `s3://`, `https://`, …) that ends in `.json` is read as it is, any other URL is a folder;
+/// 2. a file or folder that exists on the local disk;
+/// 3. `name` or `owner/name`, with an optional `@revision`, is a repository on the Hugging Face Hub;
+/// 4. anything else is a path, and reading it says what is wrong.
+///
+/// In a folder or repository the file is `tokenizer.json`. The Hub is reached through the host's [`Resources`], as
+/// `hf://owner/name/tokenizer.json`.
+#[must_use]
+pub fn resolve_location(location: &str) -> String {
+    let in_folder = |folder: &str| format!("{}/tokenizer.json", folder.trim_end_matches('/'));
+    if location.contains("://") {
+        return if location.ends_with(".json") { location.to_owned() } else { in_folder(location) };
+    }
+    let path = Path::new(location);
+    if path.is_dir() {
+        return in_folder(location);
+    }
+    if path.exists() || !is_hub_id(location) {
+        return location.to_owned();
+    }
+    in_folder(&format!("hf://{location}"))
+}
+
+/// Options under which encoding gives the ids of the text and nothing else.
+fn plain_options() -> EncodeOptions {
+    EncodeOptions {
+        add_special_tokens: false,
+        encode_special_tokens: false,
+        padding: Override::Off,
+        truncation: Override::Off,
+    }
+}
+
+fn is_hub_id(location: &str) -> bool {
+    let name = location.split_once('@').map_or(location, |(name, _)| name);
+    let parts: Vec<&str> = name.split('/').collect();
+    let is_part = |part: &&str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|character| character.is_ascii_alphanumeric() || "-_.".contains(character))
+    };
+    parts.len() <= 2 && parts.iter().all(is_part) && !location.ends_with(".json")
+}

@@ -1,0 +1,77 @@
+//! What pipelines run in: known operators, stores, and access to resources.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gristmill_datasets::{StoreOptions, Stores};
+use gristmill_operators::{OperatorKind, ReadResource, Registry, Resources};
+use tokio::runtime::Handle;
+
+use crate::error::{PipelineError, Result};
+
+/// The operator kinds that are known, the stores that can be reached, and through them the resources that operators read.
+///
+/// ```
+/// use gristmill_pipelines::Environment;
+///
+/// let environment = Environment::local();
+/// assert!(environment.registry.kind("filter").is_ok());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// Known operator kinds.
+    pub registry: Arc<Registry>,
+    /// Access to every kind of location.
+    pub stores: Stores,
+    /// Access to term lists, tokenizers and the like.
+    pub resources: Resources,
+}
+
+impl Environment {
+    /// All operators and all locations. Must be called inside a tokio runtime, which then does the reading of resources.
+    pub fn standard() -> Result<Self> {
+        let runtime = Handle::try_current()
+            .map_err(|_| PipelineError::Engine("Environment::standard needs a tokio runtime".to_owned()))?;
+        let stores = Stores::new(StoreOptions { io_runtime: Some(runtime.clone()), ..StoreOptions::default() });
+        let resources = Resources::new(Arc::new(StoredResources { stores: stores.clone(), runtime }));
+        Ok(Self { registry: Arc::new(crate::operators::registry()), stores, resources })
+    }
+
+    /// All operators, and resources on the local disk only. Needs no runtime.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            registry: Arc::new(crate::operators::registry()),
+            stores: Stores::new(StoreOptions::default()),
+            resources: Resources::local(),
+        }
+    }
+
+    /// The same with a further operator kind.
+    ///
+    /// An embedder's kind is used like any other: in pipeline files, as a SQL function, and in plans sent to workers that
+    /// register it, too.
+    #[must_use]
+    pub fn with_operator(mut self, kind: Arc<dyn OperatorKind>) -> Self {
+        Arc::make_mut(&mut self.registry).add(kind);
+        self
+    }
+}
+
+/// Resources on any location that stores reach.
+#[derive(Debug)]
+struct StoredResources {
+    stores: Stores,
+    runtime: Handle,
+}
+
+impl ReadResource for StoredResources {
+    fn read(&self, location: &str) -> std::result::Result<Bytes, String> {
+        // Operators bind synchronously, possibly on a thread of the runtime, which must not block on itself.
+        let read = || self.runtime.block_on(self.stores.read_all(location)).map_err(|error| error.to_string());
+        std::thread::scope(|scope| match scope.spawn(read).join() {
+            Ok(read) => read,
+            Err(_) => Err("the thread that read it panicked".to_owned()),
+        })
+    }
+}

@@ -1,0 +1,221 @@
+//! SQL expressions over the row, for `filter`, `derive`, `select` and `when`.
+//!
+//! Expressions are DataFusion's, bound to the schema of the step. Column names are taken as they stand (no folding to
+//! lower case). An expression that could give another value when a split is run again (`random()`, `now()`) is refused, since
+//! results must not depend on interruptions.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow_array::cast::AsArray;
+use arrow_schema::{DataType, Field, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::context::SessionState;
+use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::prelude::SessionConfig;
+use gristmill_operators::{OperatorError, RowPredicate, nearest};
+
+/// A SQL expression bound to a schema.
+#[derive(Clone, Debug)]
+pub struct Expression {
+    sql: String,
+    alias: Option<String>,
+    columns: Vec<String>,
+    physical: Arc<dyn PhysicalExpr>,
+    data_type: DataType,
+    nullable: bool,
+}
+
+impl Expression {
+    /// Parses `sql` and binds it to `schema`; `kind` and `key` name the setting in errors.
+    pub fn bind(kind: &str, key: &str, sql: &str, schema: &SchemaRef) -> Result<Self, OperatorError> {
+        let fail = |message: String| gristmill_operators::config::invalid(kind, key, format!("{message} in '{sql}'"));
+        if sql.trim().is_empty() {
+            return Err(gristmill_operators::config::invalid(kind, key, "the expression is empty"));
+        }
+        let state = &*STATE;
+        let df_schema = DFSchema::try_from(schema.as_ref().clone()).map_err(|error| fail(error.to_string()))?;
+        let parsed = state
+            .create_logical_expr(sql, &df_schema)
+            .map_err(|error| fail(explain(&error, schema)))?;
+        refuse_unstable(&parsed).map_err(&fail)?;
+        let mut columns: Vec<String> = parsed.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        columns.sort();
+        let (alias, bare) = match parsed {
+            Expr::Alias(alias) => (Some(alias.name), *alias.expr),
+            other => (None, other),
+        };
+        let physical =
+            state.create_physical_expr(bare, &df_schema).map_err(|error| fail(explain(&error, schema)))?;
+        let data_type = physical.data_type(schema).map_err(|error| fail(error.to_string()))?;
+        let nullable = physical.nullable(schema).map_err(|error| fail(error.to_string()))?;
+        Ok(Self { sql: sql.to_owned(), alias, columns, physical, data_type, nullable })
+    }
+
+    /// Like [`bind`](Self::bind), for a condition: the expression must be boolean.
+    pub fn condition(kind: &str, key: &str, sql: &str, schema: &SchemaRef) -> Result<Self, OperatorError> {
+        let expression = Self::bind(kind, key, sql, schema)?;
+        if expression.data_type == DataType::Boolean {
+            return Ok(expression);
+        }
+        let message = format!("'{sql}' has type {}, a condition must be Boolean", expression.data_type);
+        Err(gristmill_operators::config::invalid(kind, key, message))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// The alias given with `AS`.
+    #[must_use]
+    pub fn alias(&self) -> Option<&str> {
+        self.alias.as_deref()
+    }
+
+    /// Names of the columns that are read.
+    #[must_use]
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The result as a field of that name.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Field {
+        Field::new(name, self.data_type.clone(), self.nullable)
+    }
+
+    /// One value per row.
+    pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, OperatorError> {
+        let value = self.physical.evaluate(batch).map_err(engine_error)?;
+        value.into_array(batch.num_rows()).map_err(engine_error)
+    }
+}
+
+impl RowPredicate for Expression {
+    fn inputs(&self) -> Vec<String> {
+        self.columns.clone()
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<BooleanArray, OperatorError> {
+        let array = Self::evaluate(self, batch)?;
+        array.as_boolean_opt().cloned().ok_or_else(|| OperatorError::ColumnType {
+            kind: "when".to_owned(),
+            column: self.sql.clone(),
+            found: array.data_type().to_string(),
+            expected: "Boolean".to_owned(),
+        })
+    }
+}
+
+/// Functions and options that expressions are bound with. Fixed, so that a worker elsewhere binds alike.
+static STATE: LazyLock<SessionState> = LazyLock::new(|| {
+    let config = SessionConfig::new()
+        .set_bool("datafusion.sql_parser.enable_ident_normalization", false)
+        .set_bool("datafusion.sql_parser.parse_float_as_decimal", false);
+    SessionStateBuilder::new().with_config(config).with_default_features().build()
+});
+
+fn refuse_unstable(expression: &Expr) -> Result<(), String> {
+    let mut found = None;
+    let walked = expression.apply(|node| {
+        if let Expr::ScalarFunction(function) = node
+            && function.func.signature().volatility != Volatility::Immutable
+        {
+            found = Some(function.func.name().to_owned());
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    match (walked, found) {
+        (Err(error), _) => Err(error.to_string()),
+        (Ok(_), Some(name)) => {
+            Err(format!("the function '{name}' can give another value when a split is run again, which is not allowed"))
+        }
+        (Ok(_), None) => Ok(()),
+    }
+}
+
+/// DataFusion's message without its prefixes; a missing column gets the near one.
+fn explain(error: &DataFusionError, schema: &SchemaRef) -> String {
+    let root = error.find_root();
+    if let DataFusionError::SchemaError(schema_error, _) = root
+        && let datafusion::common::SchemaError::FieldNotFound { field, .. } = schema_error.as_ref()
+    {
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let suggestion = nearest(&field.name, names.iter().copied())
+            .map(|name| format!(", did you mean '{name}'?"))
+            .unwrap_or_default();
+        return format!("no column '{}'{suggestion}; columns: {};", field.name, names.join(", "));
+    }
+    let text = root.strip_backtrace();
+    let text = text.strip_prefix("Error during planning: ").unwrap_or(&text);
+    let text = text.strip_prefix("SQL error: ").unwrap_or(text);
+    text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+}
+
+fn engine_error(error: DataFusionError) -> OperatorError {
+    match error {
+        DataFusionError::ArrowError(error, _) => OperatorError::Arrow(*error),
+        other => OperatorError::Arrow(arrow_schema::ArrowError::ComputeError(other.strip_backtrace())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::unwrap_in_result)]
+
+    use arrow_array::{Int64Array, StringArray};
+    use arrow_schema::Schema;
+
+    use super::*;
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("warc_URL", DataType::Utf8, true),
+        ]))
+    }
+
+    #[test]
+    fn names_keep_their_case_and_results_are_per_row() {
+        let batch = RecordBatch::try_new(
+            schema(),
+            vec![
+                Arc::new(Int64Array::from(vec![1, 2, 3])),
+                Arc::new(StringArray::from(vec![Some("a"), None, Some("abc")])),
+            ],
+        )
+        .unwrap();
+        let long = Expression::condition("filter", "keep", "LENGTH(warc_URL) > 1 AND id > 0", &schema()).unwrap();
+        assert_eq!(long.columns(), ["id", "warc_URL"]);
+        let mask = RowPredicate::evaluate(&long, &batch).unwrap();
+        assert_eq!(mask.iter().collect::<Vec<_>>(), [Some(false), None, Some(true)]);
+        let constant = Expression::bind("derive", "x", "1 + 1 AS two", &schema()).unwrap();
+        assert_eq!((constant.alias(), constant.evaluate(&batch).unwrap().len()), (Some("two"), 3));
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        for (sql, part) in [
+            ("warc_url = 'x'", "did you mean 'warc_URL'?"),
+            ("id >", "id >"),
+            ("no_such_function(id)", "no_such_function"),
+            ("id", "must be Boolean"),
+            ("random() > 0.5", "'random' can give another value"),
+            ("now() > '2020-01-01'", "'now' can give another value"),
+            ("regexp_like(warc_URL, '(')", "regexp_like"),
+            ("", "empty"),
+            ("id IN (SELECT 1)", "id IN"),
+            ("true; DROP TABLE x", "DROP"),
+        ] {
+            let error = Expression::condition("filter", "keep", sql, &schema());
+            let message = error.map(|_| String::new()).unwrap_or_else(|error| error.to_string());
+            assert!(message.contains(part), "{sql}: {message:?} has no {part:?}");
+        }
+    }
+}

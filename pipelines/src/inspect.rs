@@ -1,0 +1,130 @@
+//! A look at files or at a run's output: what there is, and its first rows.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use gristmill_datasets::run::RunFolder;
+use gristmill_datasets::{Chunk, DatasetError, Format, ListOptions, OpenFile, ReadOptions, SourceFile};
+use serde_json::Value;
+
+use crate::error::{PipelineError, Result};
+use crate::environment::Environment;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The files, in order.
+    pub files: Vec<SourceFile>,
+    /// Rows in all files, where that is known without reading them.
+    pub rows: Option<u64>,
+    /// Schema of the rows.
+    pub schema: SchemaRef,
+    /// The first rows, each a JSON object.
+    pub head: Vec<Value>,
+}
+
+/// Looks at files: a path, a glob, a folder or a data set.
+pub async fn files(target: &str, environment: &Environment, rows: usize) -> Result<Inspection> {
+    let found = environment.stores.list(&[target.to_owned()], &ListOptions::default()).await?;
+    let files: Vec<SourceFile> = found
+        .into_iter()
+        .map(|found| {
+            let (format, compression) = Format::of_name(found.name()).ok_or_else(|| DatasetError::Location {
+                location: found.url.clone(),
+                message: "the format cannot be told from the name".to_owned(),
+            })?;
+            Ok(found.into_source(format, compression))
+        })
+        .collect::<Result<_, DatasetError>>()?;
+    look(files, environment, rows).await
+}
+
+/// Looks at the parts of a run, also while it runs.
+pub async fn run_output(folder: &RunFolder, url: &str, environment: &Environment, rows: usize) -> Result<Inspection> {
+    let records = match folder.read_manifest().await? {
+        Some(manifest) => manifest.records,
+        None => {
+            let mut records = Vec::new();
+            for split in folder.committed().await? {
+                records.extend(folder.read_commit(split).await?);
+            }
+            records
+        }
+    };
+    let mut total = 0;
+    let mut files = Vec::new();
+    for record in &records {
+        total += record.rows_out;
+        let Some(part) = &record.part else { continue };
+        for found in environment.stores.list(&[format!("{url}/{part}")], &ListOptions::default()).await? {
+            if let Some((format, compression)) = Format::of_name(found.name()) {
+                files.push(found.into_source(format, compression));
+            }
+        }
+        // The head comes from the first parts; the others only count.
+        if files.len() >= 5 {
+            break;
+        }
+    }
+    let mut inspection = look(files, environment, rows).await?;
+    inspection.rows = Some(total.max(records.iter().map(|record| record.rows_out).sum()));
+    Ok(inspection)
+}
+
+async fn look(files: Vec<SourceFile>, environment: &Environment, rows: usize) -> Result<Inspection> {
+    let open = |file: &SourceFile| -> Result<OpenFile> {
+        let (store, path) = environment.stores.open(&file.url)?;
+        Ok(OpenFile::new(store, path, file.clone()))
+    };
+    let Some(first) = files.first() else {
+        let schema = Arc::new(arrow_schema::Schema::empty());
+        return Ok(Inspection { files, rows: Some(0), schema, head: Vec::new() });
+    };
+    let options = read_options(rows as u64);
+    let schema = gristmill_datasets::source_schema(vec![open(first)?], &options).await?;
+    let mut head = Vec::new();
+    let mut batches = rows_of(open(first)?, rows as u64).await?;
+    while let Some(batch) = batches.try_next().await? {
+        head.extend(as_json(&batch)?);
+    }
+    head.truncate(rows);
+    Ok(Inspection { files, rows: None, schema, head })
+}
+
+/// The first rows of a file, with whatever columns it has. Unreadable rows are passed over.
+pub(crate) async fn rows_of(file: OpenFile, rows: u64) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let options = read_options(rows);
+    let plan = gristmill_datasets::plan(vec![file.clone()], &options).await?;
+    let schema = plan.schema;
+    let chunks = futures::stream::iter(plan.splits).flat_map(move |split| {
+        gristmill_datasets::read_split(file.clone(), &split, Arc::clone(&schema), &options)
+    });
+    let batches = chunks.filter_map(|chunk| async move {
+        match chunk {
+            Ok(Chunk::Rows(batch)) => Some(Ok(batch)),
+            Ok(Chunk::Unreadable(_)) => None,
+            Err(error) => Some(Err(error.into())),
+        }
+    });
+    Ok(batches.boxed())
+}
+
+/// A look asks nothing of the columns.
+fn read_options(rows: u64) -> ReadOptions {
+    ReadOptions { require_text: false, limit: Some(rows), ..ReadOptions::default() }
+}
+
+fn as_json(batch: &RecordBatch) -> Result<Vec<Value>> {
+    let engine = |error: &dyn std::fmt::Display| PipelineError::Engine(error.to_string());
+    let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
+    writer.write(batch).and_then(|()| writer.finish()).map_err(|error| engine(&error))?;
+    let bytes = writer.into_inner();
+    bytes
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).map_err(|error| engine(&error)))
+        .collect()
+}

@@ -1,0 +1,256 @@
+//! The local driver: grinds every split that has no commit record, so many at a time, until none is left.
+//!
+//! The driver trusts nothing but the commit log. It can be killed at any moment, and several drivers may work on one folder
+//! at once: they share the work by chance and agree by the log. Splits are ground on threads of their own, so that waiting
+//! for a store does not wait for a classifier.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gristmill_datasets::run::{CommitRecord, Manifest, Opened, RetryPolicy, RunFolder, RunPlan};
+use gristmill_datasets::Location;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use crate::definition::PipelineFile;
+use crate::error::{PipelineError, Result};
+use crate::environment::Environment;
+use crate::run::mill::Mill;
+use crate::run::prepare::prepare;
+use crate::run::progress::Progress;
+use crate::run::report::{self, RunReport};
+use crate::run::spec::WorkItem;
+
+/// How a run is driven. None of it can change the result.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Splits ground at the same time, each on its own thread.
+    pub workers: usize,
+    /// Starts over in a new run folder beside one that exists.
+    pub fresh: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { workers, fresh: false }
+    }
+}
+
+/// What is told while a run goes on.
+pub trait Observer: Send + Sync {
+    /// The run is planned: its folder, its plan, and how many splits are done already.
+    fn started(&self, _folder: &str, _plan: &RunPlan, _resumed: u64, _progress: &Arc<Progress>) {}
+
+    /// A split was committed.
+    fn committed(&self, _record: &CommitRecord) {}
+
+    /// An attempt at a split failed and another follows after `pause`.
+    fn retrying(&self, _split: u64, _error: &PipelineError, _pause: Duration) {}
+
+    /// A split was given up.
+    fn gave_up(&self, _split: u64, _error: &str) {}
+}
+
+/// An observer that shows nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {}
+
+/// Runs a pipeline to its end, or resumes it.
+///
+/// # Errors
+///
+/// [`PipelineError::is_usage`] tells a wrong definition from a run that failed. After any error the same call goes on
+/// where this one stopped.
+pub async fn run(
+    file: &PipelineFile,
+    environment: &Environment,
+    options: &RunOptions,
+    observer: Arc<dyn Observer>,
+) -> Result<RunReport> {
+    let folder = run_folder(file, environment, options.fresh).await?;
+    let prepared = prepare(file, environment, &folder).await?;
+    let mill = Arc::new(Mill::with_chain(prepared.spec, prepared.chain, environment)?);
+    let log = mill.folder();
+    log.probe().await?;
+    let plan = match log.open_or_create_plan(&prepared.plan).await? {
+        Opened::Created => prepared.plan,
+        Opened::Resumed(plan) => *plan,
+    };
+    let manifest = match log.read_manifest().await? {
+        Some(manifest) => {
+            let progress = Arc::new(Progress::new(plan.total(), plan.total(), 0));
+            observer.started(&folder, &plan, plan.total(), &progress);
+            manifest
+        }
+        None => grind_all(&mill, &plan, file.pipeline().attempts, options.workers, &observer).await?,
+    };
+    report::finish(file, &mill, &plan, &manifest).await
+}
+
+/// The run folder of a pipeline, as a URL. With `fresh`, the first of `path`, `path-2`, `path-3` … that holds no run.
+pub async fn run_folder(file: &PipelineFile, environment: &Environment, fresh: bool) -> Result<String> {
+    let path = &file.pipeline().sink.common().path;
+    let sink = format!("sink.{}.path", file.pipeline().sink.kind());
+    let url_of = |path: &str| {
+        folder_url(path).map_err(|error| PipelineError::from(file.error(&sink, format!("sink: {error}"))))
+    };
+    let first = url_of(path)?;
+    if !fresh {
+        return Ok(first);
+    }
+    let base = path.trim_end_matches('/');
+    let mut number = 1;
+    loop {
+        let url = if number == 1 { first.clone() } else { url_of(&format!("{base}-{number}"))? };
+        let (store, root) = environment.stores.open(&url)?;
+        if RunFolder::new(store, root, url.clone()).read_plan().await?.is_none() {
+            return Ok(url);
+        }
+        number += 1;
+    }
+}
+
+/// A run folder as written in a pipeline file or on a command line, as a URL.
+pub fn folder_url(path: &str) -> Result<String, gristmill_datasets::DatasetError> {
+    let location = Location::parse(path)?;
+    if location.is_writable() {
+        return Ok(location.to_string().trim_end_matches('/').to_owned());
+    }
+    Err(gristmill_datasets::DatasetError::Location {
+        location: location.to_string(),
+        message: "nothing can be written there; allowed: a path, s3://, gs://, az://".to_owned(),
+    })
+}
+
+/// Grinds what is pending and writes the manifest.
+async fn grind_all(
+    mill: &Arc<Mill>,
+    plan: &RunPlan,
+    attempts: u32,
+    workers: usize,
+    observer: &Arc<dyn Observer>,
+) -> Result<Manifest> {
+    let log = mill.folder();
+    log.retry_failed().await?;
+    let committed = log.committed().await?;
+    let pending: VecDeque<WorkItem> = plan
+        .splits
+        .iter()
+        .filter(|split| !committed.contains(&split.number))
+        .map(|split| WorkItem { split: split.clone(), file: plan.files[split.file as usize].clone() })
+        .collect();
+    let bytes = pending.iter().map(|item| item.split.bytes).sum();
+    let resumed = plan.total() - pending.len() as u64;
+    let progress = Arc::new(Progress::new(plan.total(), resumed, bytes));
+    observer.started(log.url(), plan, resumed, &progress);
+    let shift = Arc::new(Shift {
+        mill: Arc::clone(mill),
+        pending: Mutex::new(pending),
+        failures: Mutex::new(Vec::new()),
+        retry: RetryPolicy { attempts, ..RetryPolicy::default() },
+        progress,
+        observer: Arc::clone(observer),
+    });
+    work(&shift, workers).await?;
+    let failures = std::mem::take(&mut *shift.failures.lock());
+    if let Some((split, error)) = failures.first() {
+        let first = format!("split {split}: {error}");
+        return Err(PipelineError::Splits { failed: failures.len(), total: plan.splits.len(), first });
+    }
+    Ok(log.finish(plan).await?)
+}
+
+/// What the workers of a run share.
+struct Shift {
+    mill: Arc<Mill>,
+    pending: Mutex<VecDeque<WorkItem>>,
+    failures: Mutex<Vec<(u64, String)>>,
+    retry: RetryPolicy,
+    progress: Arc<Progress>,
+    observer: Arc<dyn Observer>,
+}
+
+/// Runs the workers on a runtime of their own, so that a split that computes for long holds up no I/O of the caller's.
+async fn work(shift: &Arc<Shift>, workers: usize) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers.max(1))
+        .thread_name("gristmill-worker")
+        .enable_all()
+        .build()
+        .map_err(|error| PipelineError::Engine(format!("worker threads cannot be started: {error}")))?;
+    let runtime = Workers(Some(runtime));
+    let mut tasks = JoinSet::new();
+    for _ in 0..workers.max(1) {
+        let shift = Arc::clone(shift);
+        tasks.spawn_on(async move { shift.worker().await }, runtime.handle());
+    }
+    while let Some(ended) = tasks.join_next().await {
+        // Dropping the other tasks stops them at their next wait; what they wrote is named by no record.
+        ended.map_err(|error| PipelineError::Engine(format!("a worker died: {error}")))??;
+    }
+    Ok(())
+}
+
+/// A runtime that may be dropped inside another one.
+struct Workers(Option<tokio::runtime::Runtime>);
+
+impl Workers {
+    fn handle(&self) -> &tokio::runtime::Handle {
+        match &self.0 {
+            Some(runtime) => runtime.handle(),
+            None => unreachable!("the runtime is taken in drop only"),
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Shift {
+    async fn worker(&self) -> Result<()> {
+        loop {
+            let next = self.pending.lock().pop_front();
+            let Some(item) = next else { return Ok(()) };
+            self.split(&item).await?;
+        }
+    }
+
+    /// Tries a split until it is committed or given up. Only errors that no other split could escape end the run.
+    async fn split(&self, item: &WorkItem) -> Result<()> {
+        let number = item.split.number;
+        let mut failed = 0;
+        loop {
+            let error = match self.mill.grind(item, &self.progress).await {
+                Ok(record) => {
+                    self.observer.committed(&record);
+                    return Ok(());
+                }
+                Err(error) if error.is_fatal() => return Err(error),
+                Err(error) => error,
+            };
+            failed += 1;
+            // What is wrong with the data itself is wrong at the next attempt, too.
+            let pause = if error.is_permanent() { None } else { self.retry.pause_after(failed) };
+            let Some(pause) = pause else {
+                let message = error.to_string();
+                let fingerprint = &self.mill.spec().fingerprint;
+                self.mill.folder().fail(&CommitRecord::failed(number, fingerprint, &item.file.url, &message)).await?;
+                self.observer.gave_up(number, &message);
+                self.progress.split_failed();
+                self.failures.lock().push((number, message));
+                return Ok(());
+            };
+            self.observer.retrying(number, &error, pause);
+            tokio::time::sleep(pause).await;
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! From a definition to something that can run: files found, splits cut, steps bound, fingerprint taken.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_schema::{DataType, SchemaRef};
+use gristmill_datasets::run::{Fingerprint, RunFolder, RunPlan};
+use gristmill_datasets::{
+    DatasetError, Footers, Format, ListOptions, OpenFile, PartOptions, ReadOptions, SourceFile, SourcePlan, SplitSize,
+};
+use gristmill_operators::{OperatorError, Resources};
+use serde_json::{Map, Value, json};
+
+use crate::chain::{Chain, StepError, StepSpec};
+use crate::definition::{PipelineFile, SourceDefinition, StepDefinition};
+use crate::error::{PipelineError, Result};
+use crate::environment::Environment;
+use crate::run::mill::output_columns;
+use crate::run::spec::{RunSpec, decode_schema, encode_schema};
+
+/// A pipeline whose source has been looked at and whose steps are bound.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the splits share.
+    pub spec: RunSpec,
+    /// Files, splits and fingerprint.
+    pub plan: RunPlan,
+    /// The bound steps.
+    pub chain: Chain,
+    /// Schema of the parts.
+    pub output_schema: SchemaRef,
+    /// Whether the run folder had a plan of these files that could be taken over without reading them again.
+    pub plan_reused: bool,
+}
+
+/// A pipeline whose steps are bound to the source's schema, without a plan.
+#[derive(Debug)]
+pub struct Validated {
+    /// The files of the source.
+    pub files: Vec<SourceFile>,
+    /// Schema of the rows that reading gives.
+    pub schema: SchemaRef,
+    /// The bound steps.
+    pub chain: Chain,
+    /// Schema of the parts.
+    pub output_schema: SchemaRef,
+}
+
+/// Prepares a pipeline for running. `folder` is the run folder's URL.
+pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &str) -> Result<Prepared> {
+    let pipeline = file.pipeline();
+    let steps = complete_steps(file, environment)?;
+    let read = read_options(file, &pipeline.source)?;
+    let files = find_files(file, environment).await?;
+    let known = match known_plan(environment, folder).await? {
+        Some(known) if known.definition["found"] == json!(files) && known.definition["read"] == planning_options(&read)? => {
+            Some(known)
+        }
+        _ => None,
+    };
+    let plan_reused = known.is_some();
+    let source = match known {
+        Some(known) => taken_over(known)?,
+        None => gristmill_datasets::plan(open_files(environment, &files)?, &read)
+            .await
+            .map_err(|error| source_error(file, error))?,
+    };
+    let bound = bind(file, &steps, &read, source.schema, environment)?;
+    // The chain may need fewer columns than the source has; what is not needed is not read.
+    let read = ReadOptions { columns: bound.columns_read.clone(), ..read };
+    let parts = part_options(file)?;
+    let resources: BTreeMap<String, String> =
+        bound.chain.resources().into_iter().map(|resource| (resource.location, resource.hash)).collect();
+    let sink = json!({"parts": parts, "columns": bound.columns_written, "rejected": pipeline.sink.common().rejected});
+    let specs: Map<String, Value> = [
+        ("source".to_owned(), planning_options(&read)?),
+        ("steps".to_owned(), step_values(&steps)?),
+        ("sink".to_owned(), sink),
+    ]
+    .into_iter()
+    .collect();
+    let fingerprint = Fingerprint::of_run(specs, &files, &resources, &bound.output_schema);
+    let source = SourcePlan { schema: Arc::clone(&bound.schema), ..source };
+    let definition = json!({
+        "pipeline": pipeline,
+        "found": files,
+        "read": planning_options(&read_options(file, &pipeline.source)?)?,
+        "schema": encode_schema(&bound.full_schema),
+    });
+    let plan = RunPlan::new(pipeline.name.clone(), fingerprint, &source, definition);
+    let spec = RunSpec {
+        folder: folder.to_owned(),
+        fingerprint: plan.fingerprint.value.clone(),
+        splits: plan.total(),
+        read,
+        schema: bound.schema,
+        steps,
+        parts,
+        columns: bound.columns_written,
+        rejected: pipeline.sink.common().rejected,
+        label: bound.label,
+    };
+    Ok(Prepared { spec, plan, chain: bound.chain, output_schema: bound.output_schema, plan_reused })
+}
+
+/// Binds every step against the source's schema, without reading rows beyond what the schema takes.
+pub async fn validate(file: &PipelineFile, environment: &Environment) -> Result<Validated> {
+    let steps = complete_steps(file, environment)?;
+    let read = read_options(file, &file.pipeline().source)?;
+    part_options(file)?;
+    let files = find_files(file, environment).await?;
+    let schema = gristmill_datasets::source_schema(open_files(environment, &files)?, &read)
+        .await
+        .map_err(|error| source_error(file, error))?;
+    let bound = bind(file, &steps, &read, schema, environment)?;
+    Ok(Validated { files, schema: bound.schema, chain: bound.chain, output_schema: bound.output_schema })
+}
+
+/// The files of a pipeline's source, in order, pinned to what they are now.
+pub async fn find_files(file: &PipelineFile, environment: &Environment) -> Result<Vec<SourceFile>> {
+    let source = &file.pipeline().source;
+    let options = ListOptions {
+        paths_file: source.paths_file.clone(),
+        config: source.config.clone(),
+        // For files that are not a data set of a hub, the split is the key of a JSON object.
+        split: source.split.clone().filter(|_| source.patterns().iter().any(|pattern| pattern.starts_with("hf://"))),
+    };
+    let found =
+        environment.stores.list(&source.patterns(), &options).await.map_err(|error| source_error(file, error))?;
+    found
+        .into_iter()
+        .map(|found| {
+            let named = Format::of_name(found.name());
+            let (format, compression) = match (source.format, named) {
+                (Some(format), named) => (format, named.map(|(_, compression)| compression).unwrap_or_default()),
+                (None, Some(named)) => named,
+                (None, None) => {
+                    let message = format!(
+                        "'{}': the format cannot be told from the name; set source.format to one of parquet, jsonl, json, csv, tsv, arrow",
+                        found.url
+                    );
+                    return Err(file.error("source.path", message).into());
+                }
+            };
+            Ok(found.into_source(format, compression))
+        })
+        .collect()
+}
+
+/// The steps with every default filled in.
+pub fn complete_steps(file: &PipelineFile, environment: &Environment) -> Result<Vec<StepSpec>> {
+    file.pipeline()
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(index, step)| {
+            let step = with_source_columns(step, &file.pipeline().source, environment);
+            StepSpec::complete(&step, &environment.registry).map_err(|error| step_error(file, index, &step.name, error))
+        })
+        .collect()
+}
+
+/// Operators read `text` and `id` by default; where the source names its columns otherwise, so do they.
+fn with_source_columns(step: &StepDefinition, source: &SourceDefinition, environment: &Environment) -> StepDefinition {
+    let mut step = step.clone();
+    let Ok(kind) = environment.registry.kind(&step.kind) else { return step };
+    let schema = kind.config_schema();
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return step };
+    let Some(config) = step.config.as_object_mut() else { return step };
+    for (key, property) in properties {
+        let column = match property.get("default").and_then(Value::as_str) {
+            Some("text") if key == "column" => &source.text,
+            Some("id") if key == "by" => &source.id,
+            _ => continue,
+        };
+        config.entry(key.clone()).or_insert_with(|| column.clone().into());
+    }
+    step
+}
+
+/// An operator's error with the place in the pipeline file that it is about.
+pub(crate) fn step_error(file: &PipelineFile, index: usize, name: &str, error: OperatorError) -> PipelineError {
+    let key = match &error {
+        OperatorError::UnknownKey { key, .. } | OperatorError::InvalidValue { key, .. } => key.clone(),
+        OperatorError::MissingColumn { .. } | OperatorError::ColumnType { .. } => "column".to_owned(),
+        OperatorError::DuplicateColumn { .. } => "name".to_owned(),
+        OperatorError::UnknownKind { .. } => String::new(),
+        OperatorError::Resource { location, .. } => {
+            let config = file.pipeline().steps.get(index).map(|step| &step.config);
+            let names = |value: &Value| value.as_str() == Some(location.as_str());
+            let keys = config.and_then(Value::as_object);
+            keys.and_then(|map| map.iter().find(|(_, value)| names(value)).map(|(key, _)| key.clone())).unwrap_or_default()
+        }
+        _ => return PipelineError::Operator { step: name.to_owned(), source: error },
+    };
+    file.step_error(index, &key, format!("step '{name}': {error}")).into()
+}
+
+struct Bound {
+    chain: Chain,
+    /// What the source offers.
+    full_schema: SchemaRef,
+    /// What is read of it.
+    schema: SchemaRef,
+    columns_read: Option<Vec<String>>,
+    columns_written: Option<Vec<String>>,
+    output_schema: SchemaRef,
+    label: Option<String>,
+}
+
+fn bind(
+    file: &PipelineFile,
+    steps: &[StepSpec],
+    read: &ReadOptions,
+    full_schema: SchemaRef,
+    environment: &Environment,
+) -> Result<Bound> {
+    let sink = file.pipeline().sink.common();
+    let attach = |schema: &SchemaRef, resources: &Resources| {
+        Chain::bind(steps, schema, &environment.registry, resources)
+            .map_err(|StepError { index, name, source }| step_error(file, index, &name, source))
+    };
+    let mut chain = attach(&full_schema, &environment.resources)?;
+    let label = sink.metrics.as_ref().and_then(|metrics| metrics.label.clone());
+    if let Some(label) = &label {
+        check_label(file, &full_schema, &chain, label)?;
+    }
+    let mut schema = Arc::clone(&full_schema);
+    let mut columns_read = read.columns.clone();
+    let selects = chain.specs().any(|step| step.operator.kind == "select");
+    if (sink.sidecar || selects) && !sink.rejected {
+        let mut needed = chain.required_columns();
+        needed.extend([read.id.clone()]);
+        needed.extend(label.clone().filter(|label| full_schema.column_with_name(label).is_some()));
+        if read.provenance {
+            needed.extend(["_source".to_owned(), "_row".to_owned()]);
+        }
+        let fields: Vec<_> =
+            full_schema.fields().iter().filter(|field| needed.contains(field.name())).map(Arc::clone).collect();
+        let narrow = arrow_schema::Schema::new_with_metadata(fields, full_schema.metadata().clone());
+        if narrow.fields().len() < full_schema.fields().len() {
+            schema = Arc::new(narrow);
+            columns_read = Some(
+                schema.fields().iter().map(|field| field.name().clone()).filter(|name| !name.starts_with('_')).collect(),
+            );
+            chain = attach(&schema, &environment.resources)?;
+        }
+    }
+    let columns_written = sink.sidecar.then(|| sidecar_columns(&full_schema, chain.output_schema(), &read.id));
+    let (_, output_schema) = output_columns(chain.output_schema(), columns_written.as_deref())?;
+    Ok(Bound { chain, full_schema, schema, columns_read, columns_written, output_schema, label })
+}
+
+/// The id and every column that is not the source's; provenance belongs to them.
+fn sidecar_columns(source: &SchemaRef, output: &SchemaRef, id: &str) -> Vec<String> {
+    let names = output.fields().iter().map(|field| field.name());
+    names
+        .filter(|name| {
+            let provenance = matches!(name.as_str(), "_source" | "_row");
+            name.as_str() == id || provenance || source.column_with_name(name).is_none()
+        })
+        .cloned()
+        .collect()
+}
+
+/// The label is a boolean column of the source, or one that a step adds.
+fn check_label(file: &PipelineFile, source: &SchemaRef, chain: &Chain, label: &str) -> Result<()> {
+    let path = format!("sink.{}.metrics.label", file.pipeline().sink.kind());
+    let schemas = || std::iter::once(source).chain(chain.operators().map(|operator| operator.output_schema()));
+    match schemas().find_map(|schema| schema.field_with_name(label).ok()) {
+        Some(field) if *field.data_type() == DataType::Boolean => Ok(()),
+        Some(field) => {
+            let message = format!("label: column '{label}' has type {}, expected Boolean", field.data_type());
+            Err(file.error(&path, message).into())
+        }
+        None => {
+            let mut names: Vec<&str> =
+                schemas().flat_map(|schema| schema.fields().iter().map(|field| field.name().as_str())).collect();
+            names.sort_unstable();
+            names.dedup();
+            let nearest = gristmill_operators::nearest(label, names.iter().copied())
+                .map(|name| format!(", did you mean '{name}'?"))
+                .unwrap_or_default();
+            let message = format!("label: no column '{label}'{nearest}; columns: {}", names.join(", "));
+            Err(file.error(&path, message).into())
+        }
+    }
+}
+
+fn read_options(file: &PipelineFile, source: &SourceDefinition) -> Result<ReadOptions> {
+    let split_size = match &source.split_size {
+        None => SplitSize::default(),
+        Some(text) => text
+            .to_text()
+            .parse()
+            .map_err(|error| PipelineError::from(file.error("source.split_size", format!("source.split_size: {error}"))))?,
+    };
+    let options = ReadOptions {
+        text: source.text.clone(),
+        // Operators ask for the columns they need; a text column that the file names must be there in any case.
+        require_text: file.sets("source.text"),
+        id: source.id.clone(),
+        columns: source.columns.clone(),
+        split_size,
+        skip: source.skip,
+        limit: source.limit,
+        json_split: source.split.clone().filter(|_| !source.patterns().iter().any(|pattern| pattern.starts_with("hf://"))),
+        batch_rows: source.batch_rows,
+        provenance: source.provenance,
+        ..ReadOptions::default()
+    };
+    options.validate().map_err(|error| source_error(file, error))?;
+    Ok(options)
+}
+
+/// What of the read options can change the rows or their splits: batch sizes cannot.
+fn planning_options(read: &ReadOptions) -> Result<Value> {
+    let mut value = serde_json::to_value(read).map_err(|error| PipelineError::Engine(error.to_string()))?;
+    if let Some(map) = value.as_object_mut() {
+        map.remove("batch_rows");
+        map.remove("batch_bytes");
+    }
+    Ok(value)
+}
+
+fn part_options(file: &PipelineFile) -> Result<PartOptions> {
+    let sink = &file.pipeline().sink;
+    let options = sink.part_options();
+    options.validate().map_err(|error| file.error(&format!("sink.{}", sink.kind()), error.to_string()))?;
+    Ok(options)
+}
+
+fn open_files(environment: &Environment, files: &[SourceFile]) -> Result<Vec<OpenFile>> {
+    let footers = Footers::default();
+    files
+        .iter()
+        .map(|file| {
+            let (store, path) = environment.stores.open(&file.url)?;
+            Ok(OpenFile::new(store, path, file.clone()).with_footers(footers.clone()))
+        })
+        .collect()
+}
+
+async fn known_plan(environment: &Environment, folder: &str) -> Result<Option<RunPlan>> {
+    let (store, path) = environment.stores.open(folder)?;
+    Ok(RunFolder::new(store, path, folder.to_owned()).read_plan().await?)
+}
+
+fn taken_over(known: RunPlan) -> Result<SourcePlan> {
+    let schema = known.definition["schema"].as_str().unwrap_or_default();
+    let schema = decode_schema(schema).map_err(|error| PipelineError::Engine(error.to_string()))?;
+    Ok(SourcePlan { files: known.files, splits: known.splits, schema })
+}
+
+/// The steps for the fingerprint, with their names beside them so that differences are told by name.
+fn step_values(steps: &[StepSpec]) -> Result<Value> {
+    steps
+        .iter()
+        .map(|step| {
+            let mut value = serde_json::to_value(&step.operator).map_err(|error| PipelineError::Engine(error.to_string()))?;
+            if let (Some(map), Some(when)) = (value.as_object_mut(), &step.when) {
+                map.insert("when".to_owned(), when.clone().into());
+            }
+            Ok(value)
+        })
+        .collect()
+}
+
+/// Errors about the source's settings and columns belong to a place in the file.
+fn source_error(file: &PipelineFile, error: DatasetError) -> PipelineError {
+    let path = match &error {
+        DatasetError::Setting { key, .. } => format!("source.{key}"),
+        DatasetError::MissingColumn { column, .. } => {
+            let source = &file.pipeline().source;
+            let key = if *column == source.text { "text" } else if *column == source.id { "id" } else { "columns" };
+            format!("source.{key}")
+        }
+        DatasetError::Location { .. } | DatasetError::NotFound { .. } => "source.path".to_owned(),
+        _ => return error.into(),
+    };
+    file.error(&path, format!("source: {error}")).into()
+}

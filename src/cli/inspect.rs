@@ -1,0 +1,57 @@
+//! `gristmill inspect`: what files or the output of a run look like.
+
+use gristmill::datasets::run::RunFolder;
+use gristmill::pipelines::{Environment, Inspection, PipelineError, inspect as look};
+
+use super::arguments::InspectArguments;
+use super::plan::columns;
+use super::table::{bytes, count, table};
+use super::{DONE, print_line};
+
+pub(super) async fn inspect(arguments: InspectArguments, environment: &Environment) -> Result<u8, PipelineError> {
+    let Inspection { files, rows, schema, head } = match run_folder(&arguments.target, environment).await? {
+        Some((folder, url)) => look::run_output(&folder, &url, environment, arguments.rows).await?,
+        None => look::files(&arguments.target, environment, arguments.rows).await?,
+    };
+    if arguments.json {
+        for row in &head {
+            print_line(&row.to_string())?;
+        }
+        return Ok(DONE);
+    }
+    let stored: u64 = files.iter().map(|file| file.size).sum();
+    let known = rows.map_or_else(|| "an unknown number of".to_owned(), count);
+    print_line(&format!("{} files, {} stored, {known} rows", count(files.len() as u64), bytes(stored as f64)))?;
+    for file in files.iter().take(5) {
+        print_line(&format!("  {} {} {}", file.url, file.format, bytes(file.size as f64)))?;
+    }
+    if files.len() > 5 {
+        print_line(&format!("  … and {} more", count(files.len() as u64 - 5)))?;
+    }
+    let fields = columns(&schema);
+    let text = |field: &serde_json::Value, key: &str| field[key].as_str().unwrap_or_default().to_owned();
+    let rows = fields.iter().map(|field| vec![text(field, "name"), text(field, "type")]).collect();
+    print_line(&table(&["column", "type"], rows, &[]).to_string())?;
+    for row in &head {
+        print_line(&shorten(&row.to_string(), 400))?;
+    }
+    Ok(DONE)
+}
+
+/// The run folder that a target is, if it holds a plan.
+async fn run_folder(target: &str, environment: &Environment) -> Result<Option<(RunFolder, String)>, PipelineError> {
+    if target.contains(['*', '?', '[', '{']) || target.starts_with("hf://") || target.starts_with("http") {
+        return Ok(None);
+    }
+    let url = gristmill::pipelines::run::folder_url(target)?;
+    let (store, path) = environment.stores.open(&url)?;
+    let folder = RunFolder::new(store, path, url.clone());
+    Ok(folder.read_plan().await?.map(|_| (folder, url)))
+}
+
+fn shorten(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

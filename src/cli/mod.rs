@@ -1,0 +1,123 @@
+//! Commands: what each prints and how it exits.
+
+mod arguments;
+mod inspect;
+mod live;
+mod operators;
+mod plan;
+mod run;
+mod schema;
+mod status;
+mod table;
+mod test;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use gristmill::datasets::DatasetError;
+use gristmill::pipelines::{DefinitionError, Environment, PipelineError, PipelineFile};
+use tracing_subscriber::EnvFilter;
+
+pub(crate) use arguments::Arguments;
+use arguments::{Command, PipelineArguments};
+
+/// Everything was done.
+const DONE: u8 = 0;
+/// The run failed.
+const FAILED: u8 = 1;
+/// The command line or the pipeline file is wrong.
+const USAGE: u8 = 2;
+/// More rows were quarantined than the pipeline allows.
+const QUARANTINED: u8 = 3;
+
+/// What is logged unless `GRISTMILL_LOG` says otherwise: warnings of gristmill, errors of everything else.
+const DEFAULT_LOG: &str = "error,gristmill=warn,gristmill_datasets=warn,gristmill_operators=warn,gristmill_pipelines=warn";
+
+/// Runs a command and says how it ended.
+pub(crate) fn main(arguments: Arguments) -> ExitCode {
+    let filter = EnvFilter::try_from_env("GRISTMILL_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        subscriber.with_ansi(std::env::var_os("NO_COLOR").is_none()).init();
+    } else {
+        subscriber.json().init();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: threads cannot be started: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = dispatch(arguments.command) => ended,
+            _ = tokio::signal::ctrl_c() => Err(PipelineError::Interrupted),
+        }
+    });
+    // Workers that are in the middle of a split are left behind: their parts are named by no record.
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(if error.is_usage() { USAGE } else { FAILED })
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<u8, PipelineError> {
+    let environment = Environment::standard()?;
+    match command {
+        Command::Run(arguments) => run::run(arguments, &environment).await,
+        Command::Plan(arguments) => plan::plan(arguments, &environment).await,
+        Command::Validate(arguments) => plan::validate(arguments, &environment).await,
+        Command::Test(arguments) => test::test(arguments, &environment),
+        Command::Status(arguments) => status::status(arguments, &environment).await,
+        Command::Inspect(arguments) => inspect::inspect(arguments, &environment).await,
+        Command::Schema => schema::schema(&environment),
+        Command::Operators(arguments) => operators::operators(arguments, &environment),
+    }
+}
+
+/// Reads a pipeline file and applies the overrides of the command line.
+fn load(arguments: &PipelineArguments) -> Result<PipelineFile, PipelineError> {
+    let text = std::fs::read_to_string(&arguments.file).map_err(|error| unreadable(&arguments.file, &error))?;
+    let mut overrides = arguments.overrides.clone();
+    if let Some(limit) = arguments.limit {
+        overrides.push(format!("source.limit={limit}"));
+    }
+    Ok(PipelineFile::parse(&arguments.file.display().to_string(), &text, &overrides)?)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> PipelineError {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names: Vec<String> = std::fs::read_dir(folder)
+        .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let hint = gristmill::operators::nearest(&name, names.iter().map(String::as_str))
+        .filter(|_| error.kind() == std::io::ErrorKind::NotFound)
+        .map(|name| format!("; did you mean '{}'?", PathBuf::from(folder).join(name).display()))
+        .unwrap_or_default();
+    DefinitionError::new(&path.display().to_string(), "", None, format!("{error}{hint}")).into()
+}
+
+/// Prints a value as JSON on standard output.
+fn print_json<T: serde::Serialize>(value: &T) -> Result<(), PipelineError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| PipelineError::Engine(error.to_string()))?;
+    print_line(&text)
+}
+
+/// Prints a line; a reader that went away is no failure of the command.
+fn print_line(text: &str) -> Result<(), PipelineError> {
+    use std::io::Write;
+
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(DatasetError::Store { location: "standard output".to_owned(), message: error.to_string() }.into())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,48 @@
+//! `gristmill operators`.
+
+use gristmill::pipelines::{Environment, PipelineError};
+use serde_json::Value;
+
+use super::arguments::OperatorsArguments;
+use super::table::table;
+use super::{DONE, USAGE, print_line};
+
+pub(super) fn operators(arguments: OperatorsArguments, environment: &Environment) -> Result<u8, PipelineError> {
+    let Some(name) = arguments.kind else {
+        let rows = environment.registry.kinds().map(|kind| vec![kind.name().to_owned(), kind.summary().to_owned()]);
+        print_line(&table(&["operator", "does"], rows.collect(), &[]).to_string())?;
+        print_line("'gristmill operators NAME' shows an operator's configuration")?;
+        return Ok(DONE);
+    };
+    let kind = match environment.registry.kind(&name) {
+        Ok(kind) => kind,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Ok(USAGE);
+        }
+    };
+    print_line(&format!("{}: {}\n\n  - {}\n", kind.name(), kind.summary(), kind.example()))?;
+    let schema = kind.config_schema();
+    let required: Vec<&str> =
+        schema["required"].as_array().map(|keys| keys.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+    let rows: Vec<Vec<String>> = schema["properties"]
+        .as_object()
+        .map(|properties| properties.iter().map(|(key, about)| row(key, about, &required)).collect())
+        .unwrap_or_default();
+    if rows.is_empty() {
+        print_line(schema["description"].as_str().unwrap_or("no configuration"))?;
+    } else {
+        print_line(&table(&["key", "default", "meaning"], rows, &[]).to_string())?;
+    }
+    Ok(DONE)
+}
+
+fn row(key: &str, about: &Value, required: &[&str]) -> Vec<String> {
+    let default = match about.get("default") {
+        Some(Value::Null) | None if required.contains(&key) => "required".to_owned(),
+        Some(Value::Null) | None => String::new(),
+        Some(value) => value.to_string(),
+    };
+    let meaning = about["description"].as_str().unwrap_or_default().replace('\n', " ");
+    vec![key.to_owned(), default, meaning]
+}

@@ -1,0 +1,129 @@
+//! `gristmill plan` and `gristmill validate`.
+
+use arrow_schema::Schema;
+use gristmill::pipelines::run::{self, Estimate, Mill, Spread};
+use gristmill::pipelines::{Chain, Environment, PipelineError};
+use serde_json::{Value, json};
+
+use super::arguments::{PipelineOnly, PlanArguments};
+use super::table::{bytes, count, seconds, table};
+use super::{DONE, load, print_json, print_line};
+
+/// Splits that are shown; the rest is summed up.
+const SHOWN_SPLITS: usize = 10;
+
+pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) -> Result<u8, PipelineError> {
+    let file = load(&arguments.pipeline)?;
+    let folder = run::run_folder(&file, environment, false).await?;
+    let prepared = run::prepare(&file, environment, &folder).await?;
+    let plan = &prepared.plan;
+    let mill = Mill::with_chain(prepared.spec.clone(), prepared.chain.clone(), environment)?;
+    let estimate = match arguments.sample {
+        0 => None,
+        samples => Some(run::estimate(&mill, plan, samples).await?),
+    };
+    if arguments.json {
+        let value = json!({
+            "name": plan.name,
+            "folder": folder,
+            "fingerprint": plan.fingerprint.value,
+            "files": plan.files,
+            "splits": plan.splits,
+            "steps": prepared.spec.steps,
+            "source_schema": columns(prepared.chain.input_schema()),
+            "output_schema": columns(&prepared.output_schema),
+            "estimate": estimate,
+        });
+        print_json(&value)?;
+        return Ok(DONE);
+    }
+    let rows: Vec<Vec<String>> = plan
+        .splits
+        .iter()
+        .take(SHOWN_SPLITS)
+        .map(|split| {
+            vec![
+                split.number.to_string(),
+                plan.files[split.file as usize].url.clone(),
+                format!("{:?} {}..{}", split.unit, split.start, split.end),
+                split.rows.map(count).unwrap_or_else(|| "?".to_owned()),
+                bytes(split.bytes as f64),
+            ]
+        })
+        .collect();
+    print_line(&table(&["split", "file", "range", "rows", "stored"], rows, &[0, 3, 4]).to_string())?;
+    if plan.splits.len() > SHOWN_SPLITS {
+        print_line(&format!("… and {} more splits", count((plan.splits.len() - SHOWN_SPLITS) as u64)))?;
+    }
+    print_line(&chain_text(&prepared.chain, &prepared.output_schema))?;
+    let stored: u64 = plan.splits.iter().map(|split| split.bytes).sum();
+    print_line(&format!(
+        "\n{} files, {} splits, {} stored -> {folder}\nfingerprint {}",
+        count(plan.files.len() as u64),
+        count(plan.total()),
+        bytes(stored as f64),
+        plan.fingerprint.value
+    ))?;
+    if let Some(estimate) = estimate {
+        print_line(&estimate_text(&estimate))?;
+    }
+    Ok(DONE)
+}
+
+pub(super) async fn validate(arguments: PipelineOnly, environment: &Environment) -> Result<u8, PipelineError> {
+    let file = load(&arguments.pipeline)?;
+    run::run_folder(&file, environment, false).await?;
+    let valid = run::validate(&file, environment).await?;
+    if arguments.json {
+        let value = json!({
+            "valid": true,
+            "files": valid.files.len(),
+            "source_schema": columns(&valid.schema),
+            "output_schema": columns(&valid.output_schema),
+        });
+        print_json(&value)?;
+        return Ok(DONE);
+    }
+    print_line(&chain_text(&valid.chain, &valid.output_schema))?;
+    print_line(&format!("\n{} is valid: {} files", file.file(), count(valid.files.len() as u64)))?;
+    Ok(DONE)
+}
+
+pub(super) fn columns(schema: &Schema) -> Vec<Value> {
+    let fields = schema.fields().iter();
+    fields.map(|field| json!({"name": field.name(), "type": field.data_type().to_string()})).collect()
+}
+
+fn chain_text(chain: &Chain, output: &Schema) -> String {
+    let list = |schema: &Schema| {
+        let fields = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type()));
+        fields.collect::<Vec<_>>().join(", ")
+    };
+    let mut lines = vec![format!("source  {}", list(chain.input_schema()))];
+    for (position, step) in chain.specs().enumerate() {
+        let when = step.when.as_ref().map(|when| format!("  when {when}")).unwrap_or_default();
+        let named = if step.operator.name == step.operator.kind { String::new() } else { format!(" '{}'", step.operator.name) };
+        lines.push(format!("{position:>6}  {}{named} {}{when}", step.operator.kind, step.operator.config));
+    }
+    lines.push(format!("sink    {}", list(output)));
+    lines.join("\n")
+}
+
+fn estimate_text(estimate: &Estimate) -> String {
+    let of = |spread: &Spread, show: &dyn Fn(f64) -> String| {
+        if (spread.high - spread.low).abs() < 0.5 {
+            return show(spread.mean);
+        }
+        format!("{} ({} to {})", show(spread.mean), show(spread.low), show(spread.high))
+    };
+    let rows = |value: f64| count(value.round().max(0.0) as u64);
+    format!(
+        "\nestimate from {} rows of {} splits:\n  rows in     {}\n  rows out    {}\n  text        {}\n  time        {} of one worker, writing not included",
+        count(estimate.rows_sampled),
+        estimate.samples,
+        of(&estimate.rows_in, &rows),
+        of(&estimate.rows_out, &rows),
+        of(&estimate.text_bytes, &bytes),
+        of(&estimate.worker_seconds, &seconds),
+    )
+}

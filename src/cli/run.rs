@@ -1,0 +1,76 @@
+//! `gristmill run`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use gristmill::pipelines::run::{self, RunOptions, RunReport};
+use gristmill::pipelines::{Environment, PipelineError};
+
+use super::arguments::RunArguments;
+use super::live::{Live, Show};
+use super::table::{bytes, count, percent, seconds};
+use super::{DONE, QUARANTINED, load, print_json, print_line, table};
+
+pub(super) async fn run(arguments: RunArguments, environment: &Environment) -> Result<u8, PipelineError> {
+    let file = load(&arguments.pipeline)?;
+    let mut options = RunOptions { fresh: arguments.fresh, ..RunOptions::default() };
+    if let Some(workers) = arguments.workers {
+        options.workers = usize::from(workers);
+    }
+    let begun = Instant::now();
+    let live = Arc::new(Live::new(Show::choose(arguments.quiet, arguments.json)));
+    let ended = run::run(&file, environment, &options, Arc::clone(&live) as Arc<dyn run::Observer>).await;
+    live.end();
+    let report = ended?;
+    if arguments.json {
+        print_json(&report)?;
+    } else if !arguments.quiet {
+        print_line(&closing(&report, begun.elapsed().as_secs_f64()))?;
+    }
+    if report.too_many_quarantined() {
+        let allowed = report.max_quarantined.unwrap_or_default();
+        eprintln!(
+            "error: {} of {} rows were quarantined ({}), allowed are {}; see {}/quarantine",
+            count(report.rows_quarantined),
+            count(report.rows_in),
+            percent(report.quarantined_share, 1.0),
+            percent(allowed, 1.0),
+            report.folder
+        );
+        return Ok(QUARANTINED);
+    }
+    Ok(DONE)
+}
+
+fn closing(report: &RunReport, elapsed: f64) -> String {
+    let steps = table::steps(&report.steps, report.rows_in, report.rows_unreadable);
+    let mut lines = vec![
+        steps.to_string(),
+        format!(
+            "{}: {} rows in = {} kept + {} rejected + {} quarantined",
+            report.name,
+            count(report.rows_in),
+            count(report.rows_in - report.rows_rejected - report.rows_quarantined),
+            count(report.rows_rejected),
+            count(report.rows_quarantined)
+        ),
+        format!(
+            "{} rows in {} parts, {} -> {}, in {} ({} of work)",
+            count(report.rows_out),
+            count(report.parts),
+            bytes(report.bytes_in as f64),
+            bytes(report.bytes_out as f64),
+            seconds(elapsed),
+            seconds(report.seconds)
+        ),
+        format!("{}", report.folder),
+    ];
+    if report.rows_quarantined > 0 {
+        lines.push(format!(
+            "{} rows could not be processed; each is in {}/quarantine with its error",
+            count(report.rows_quarantined),
+            report.folder
+        ));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,10 @@
+//! End-to-end behaviour: the binary as a user runs it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod bad_input;
+mod commands;
+mod hosts;
+mod kills;
+mod s3;
+mod support;
