@@ -54,7 +54,7 @@ pub(super) fn compact(batch: &RecordBatch, written: &SchemaRef) -> Result<Record
         .iter()
         .zip(written.fields())
         .map(|(column, field)| match column.data_type() == field.data_type() {
-            true => Ok(copy(column)),
+            true => copy(column),
             false => cast(column, field.data_type()),
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -66,11 +66,11 @@ pub(super) fn assemble(schema: SchemaRef, columns: Vec<ArrayRef>, rows: usize) -
     RecordBatch::try_new_with_options(schema, columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
 }
 
-fn copy(column: &ArrayRef) -> ArrayRef {
+fn copy(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let data = column.to_data();
     let mut copied = MutableArrayData::new(vec![&data], false, data.len());
-    copied.extend(0, 0, data.len());
-    make_array(copied.freeze())
+    copied.try_extend(0, 0, data.len())?;
+    Ok(make_array(copied.freeze()))
 }
 
 fn written_field(field: &FieldRef) -> FieldRef {

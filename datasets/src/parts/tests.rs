@@ -348,7 +348,7 @@ async fn pages_are_cut_by_content() {
         pages(&before).iter().filter(|page| memchr::memmem::find(&after, page).is_some()).count()
     };
     assert_eq!(shared(false).await, 0);
-    assert!(shared(true).await >= 3);
+    assert!(shared(true).await >= 2);
 }
 
 /// The data pages of the first column.
@@ -401,8 +401,13 @@ async fn wrong_settings_are_named() {
         let error = write_to(Arc::new(InMemory::new()), &[rows(1)], &options).await.unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
-    for text in ["parquet: {row_groups: 5}", "jsonl: {row_group_rows: 5}", "arrow: {level: 5}", "csv: {}"] {
-        serde_saphyr::from_str::<PartOptions>(text).unwrap_err();
+    for text in [
+        r#"{"parquet": {"row_groups": 5}}"#,
+        r#"{"jsonl": {"row_group_rows": 5}}"#,
+        r#"{"arrow": {"level": 5}}"#,
+        r#"{"csv": {}}"#,
+    ] {
+        serde_json::from_str::<PartOptions>(text).unwrap_err();
     }
     for options in every_format() {
         let text = serde_json::to_string(&options).unwrap();
@@ -694,10 +699,9 @@ fn rejected_rows_have_the_columns_of_the_source() {
         assert_eq!(batch[REJECTED_STEP].as_string::<i32>().iter().collect::<Vec<_>>(), [Some(step); 3]);
         assert_eq!(batch[REJECTED_REASON].as_string::<i32>().iter().collect::<Vec<_>>(), [Some("too short"); 3]);
     }
-    let changed =
-        RecordBatch::try_from_iter([("id", source.column(0).clone()), ("lang", rows(3).column(3).clone())]).unwrap();
-    let error = rejected_batch(&schema, &changed, "split", "x").unwrap_err().to_string();
-    assert!(error.starts_with("sink.rejected: column 'lang' as step 'split' has it"), "{error}");
+    let numbers = rejected_schema(&Schema::new(vec![Field::new("lang", DataType::Int64, false)])).unwrap();
+    let error = rejected_batch(&numbers, &source, "rename", "x").unwrap_err().to_string();
+    assert!(error.starts_with("sink.rejected: column 'lang' as step 'rename' has it: "), "{error}");
     let error = rejected_schema(&schema).unwrap_err().to_string();
     assert_eq!(error, "sink.rejected: the source has a column '_step', which rejected rows need for themselves");
 }

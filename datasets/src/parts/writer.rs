@@ -144,6 +144,9 @@ impl PartWriter {
     }
 
     async fn append(&mut self, batch: &RecordBatch) -> Result<()> {
+        if self.upload.is_none() {
+            return Err(self.given_up());
+        }
         self.check_schema(batch)?;
         self.rows += batch.num_rows() as u64;
         for chunk in self.chunker.push(batch).map_err(|error| self.error(error))? {
