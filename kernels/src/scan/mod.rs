@@ -16,7 +16,7 @@
 //!    there are thousands of patterns. Each pattern has one window at an even and one at an odd offset, so that wherever it
 //!    occurs, one of the two is at an even position, and odd positions need no look. Shorter patterns have windows with an
 //!    unknown byte.
-//! 2. *Filter.* A table of bits, 32 KiB to 256 KiB, says for each hash of a window whether it is used. The even ones of
+//! 2. *Filter.* A table of bits, 32 KiB to 512 KiB, says for each hash of a window whether it is used. The even ones of
 //!    sixty-four positions at a time are looked up (AVX-512, AVX2, or portable code; chosen when the scanner is built) and
 //!    give a mask of candidates. Patterns of one and two bytes have a table of their own, consulted only if there are any.
 //! 3. *Verification.* A hash table leads from the window to the patterns that it represents; eight bytes of each are compared
@@ -470,14 +470,14 @@ fn rarest_window(bytes: &[u8], parity: usize, used: &HashSet<u32>) -> usize {
     best.1
 }
 
-/// Logarithm of the size of the filter: as small as keeps it sparse, since the first cache holds 32 KiB to 48 KiB.
+/// Logarithm of the size of the filter. Lookups depend on nothing before them, so that waiting for the second cache costs
+/// less than the candidates that a fuller table lets through; only small lists stay within the first cache.
 fn filter_bits(patterns: &Patterns) -> u32 {
     // What patterns of three bytes set, counted in windows of longer ones.
     let three = (0..patterns.len()).filter(|pattern| patterns.get(*pattern).len() == 3).count();
     match patterns.len() + 64 * three {
-        0..=4_000 => 13,
-        4_001..=12_000 => 14,
-        12_001..=40_000 => 15,
-        _ => 16,
+        0..=500 => 13,
+        501..=20_000 => 16,
+        _ => 17,
     }
 }
