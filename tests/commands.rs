@@ -133,9 +133,8 @@ fn every_sink_format_holds_the_same_rows() {
         let text = pipeline("corpus/*.jsonl", &sink).replace("parquet:", &format!("{format}:")).replace("rejected: true", settings);
         workspace.write("f.yaml", text);
         workspace.run(&["run", "f.yaml", "--quiet"], 0);
-        let target = format!("{sink}/data");
-        // The parts of a run are a source for the next one.
-        workspace.write("back.yaml", format!("source: {{path: {target}}}\nsink: {{parquet: {{path: {sink}-back}}}}\n"));
+        // The folder of a run is a source for the next one.
+        workspace.write("back.yaml", format!("source: {{path: {sink}}}\nsink: {{parquet: {{path: {sink}-back}}}}\n"));
         workspace.run(&["run", "back.yaml", "--quiet"], 0);
         assert_eq!(rows(&workspace.path(&format!("{sink}-back")), "data"), expected, "{sink}");
     }

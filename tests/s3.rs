@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::kills::{corpus, kills, torment};
 use crate::support::{Ran, Workspace, parts, pipeline};
 
-#[path = "../../datasets/tests/common/s3.rs"]
+#[path = "../datasets/tests/common/s3.rs"]
 mod server;
 
 fn client(workspace: &Workspace, endpoint: &str, arguments: &[&str]) -> Command {

@@ -59,10 +59,9 @@ pub async fn run_output(folder: &RunFolder, url: &str, environment: &Environment
     for record in &records {
         total += record.rows_out;
         let Some(part) = &record.part else { continue };
-        for found in environment.stores.list(&[format!("{url}/{part}")], &ListOptions::default()).await? {
-            if let Some((format, compression)) = Format::of_name(found.name()) {
-                files.push(found.into_source(format, compression));
-            }
+        let found = environment.stores.find(&format!("{url}/{part}")).await?;
+        if let Some((format, compression)) = Format::of_name(found.name()) {
+            files.push(found.into_source(format, compression));
         }
         // The head comes from the first parts; the others only count.
         if files.len() >= 5 {

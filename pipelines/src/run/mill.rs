@@ -14,7 +14,7 @@ use arrow_schema::{DataType, SchemaRef};
 use futures::StreamExt;
 use gristmill_datasets::run::{CommitOutcome, CommitRecord, RunFolder, new_attempt, part_name};
 use gristmill_datasets::{
-    Chunk, Compression, DatasetError, Footers, Format, ListOptions, OpenFile, PartOptions, PartSummary, PartWriter, ParquetOptions, QuarantineRow,
+    Chunk, Compression, Footers, Format, OpenFile, PartOptions, PartSummary, PartWriter, ParquetOptions, QuarantineRow,
     SourceFile, Stores, UnreadableRow, quarantine_batch, quarantine_schema, read_split, rejected_batch,
     rejected_schema,
 };
@@ -174,13 +174,11 @@ impl Mill {
 
     /// A part of the run, to be read.
     pub(crate) async fn part(&self, part: &str) -> Result<OpenFile> {
-        let url = format!("{}/{part}", self.folder.url());
-        let found = self.stores.list(&[url.clone()], &ListOptions::default()).await?;
+        let found = self.stores.find(&format!("{}/{part}", self.folder.url())).await?;
         let options = &self.spec.parts;
         let (format, compression) =
             Format::of_name(part).unwrap_or_else(|| (options.format(), Compression::default()));
-        let file = found.into_iter().next().map(|found| found.into_source(format, compression));
-        let file = file.ok_or_else(|| DatasetError::NotFound { location: url, hint: None })?;
+        let file = found.into_source(format, compression);
         self.open(&file)
     }
 

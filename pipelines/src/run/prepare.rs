@@ -15,6 +15,7 @@ use crate::chain::{Chain, StepError, StepSpec};
 use crate::definition::{PipelineFile, SourceDefinition, StepDefinition};
 use crate::error::{PipelineError, Result};
 use crate::environment::Environment;
+use crate::run::driver::folder_url;
 use crate::run::mill::output_columns;
 use crate::run::spec::{RunSpec, decode_schema, encode_schema};
 
@@ -125,8 +126,8 @@ pub async fn find_files(file: &PipelineFile, environment: &Environment) -> Resul
         // For files that are not a data set of a hub, the split is the key of a JSON object.
         split: source.split.clone().filter(|_| source.patterns().iter().any(|pattern| pattern.starts_with("hf://"))),
     };
-    let found =
-        environment.stores.list(&source.patterns(), &options).await.map_err(|error| source_error(file, error))?;
+    let patterns = parts_of_runs(file, environment, source.patterns()).await?;
+    let found = environment.stores.list(&patterns, &options).await.map_err(|error| source_error(file, error))?;
     found
         .into_iter()
         .map(|found| {
@@ -145,6 +146,35 @@ pub async fn find_files(file: &PipelineFile, environment: &Environment) -> Resul
             Ok(found.into_source(format, compression))
         })
         .collect()
+}
+
+/// A folder that holds a run stands for the parts that its manifest names, not for whatever lies below it.
+async fn parts_of_runs(file: &PipelineFile, environment: &Environment, patterns: Vec<String>) -> Result<Vec<String>> {
+    let mut expanded = Vec::with_capacity(patterns.len());
+    for pattern in patterns {
+        let is_folder = !pattern.contains(['*', '?', '[', '{']) && Format::of_name(&pattern).is_none();
+        let url = match folder_url(&pattern) {
+            Ok(url) if is_folder => url,
+            _ => {
+                expanded.push(pattern);
+                continue;
+            }
+        };
+        let (store, path) = environment.stores.open(&url)?;
+        let folder = RunFolder::new(store, path, url.clone());
+        if folder.read_plan().await?.is_none() {
+            expanded.push(pattern);
+            continue;
+        }
+        let Some(manifest) = folder.read_manifest().await? else {
+            let message = format!("source: {url} holds a run that is not finished; finish it first, or name its parts");
+            return Err(file.error("source.path", message).into());
+        };
+        let mut records = manifest.records;
+        records.sort_by_key(|record| record.split);
+        expanded.extend(records.into_iter().filter_map(|record| record.part).map(|part| format!("{url}/{part}")));
+    }
+    Ok(expanded)
 }
 
 /// The steps with every default filled in.
