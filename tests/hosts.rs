@@ -7,8 +7,9 @@ use arrow_schema::{DataType, Field};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
-use datafusion_proto::physical_plan::{AsExecutionPlan, DefaultPhysicalProtoConverter, PhysicalExtensionCodec};
-use datafusion_proto::protobuf::PhysicalPlanNode;
+use datafusion_proto::bytes::{
+    physical_plan_from_bytes_with_extension_codec, physical_plan_to_bytes_with_extension_codec,
+};
 use gristmill::operators::{OperatorSpec, RowEffect, apply, conformance};
 use gristmill::pipelines::run::{self, Mill, SplitExec, WorkItem, work_list};
 use gristmill::pipelines::{Environment, OperatorCodec, OperatorExec, PipelineFile, StepSpec, operator_functions};
@@ -32,12 +33,8 @@ fn specs(workspace: &Workspace) -> Vec<OperatorSpec> {
 
 fn round_trip(plan: Arc<dyn ExecutionPlan>, context: &TaskContext) -> Arc<dyn ExecutionPlan> {
     let codec = OperatorCodec::new(Environment::local());
-    let converter = DefaultPhysicalProtoConverter {};
-    let node = PhysicalPlanNode::try_from_physical_plan_with_converter(plan, &codec as &dyn PhysicalExtensionCodec, &converter).unwrap();
-    let mut bytes = Vec::new();
-    node.try_encode(&mut bytes).unwrap();
-    let node = PhysicalPlanNode::try_decode(&bytes).unwrap();
-    node.try_into_physical_plan_with_converter(context, &codec, &converter).unwrap()
+    let bytes = physical_plan_to_bytes_with_extension_codec(plan, &codec).unwrap();
+    physical_plan_from_bytes_with_extension_codec(&bytes, context, &codec).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

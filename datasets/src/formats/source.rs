@@ -129,21 +129,11 @@ impl OpenFile {
     }
 
     fn store_error(&self, error: object_store::Error) -> DatasetError {
-        use object_store::Error;
-        let location = self.file.url.clone();
-        let message = error.to_string();
-        match error {
-            Error::NotFound { .. } => {
+        match crate::stores::store_error(&self.file.url, error) {
+            DatasetError::NotFound { location, .. } => {
                 DatasetError::NotFound { location, hint: Some("it was there when the run was planned".into()) }
             }
-            Error::Precondition { .. } | Error::NotModified { .. } => DatasetError::Changed { location, message },
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-                DatasetError::Denied { location, message }
-            }
-            Error::NotSupported { .. } | Error::NotImplemented { .. } | Error::InvalidPath { .. } => {
-                DatasetError::Store { location, message }
-            }
-            _ => DatasetError::Transient { location, message },
+            other => other,
         }
     }
 

@@ -131,7 +131,12 @@ fn compare_lists(path: &str, old: &[Value], new: &[Value], differences: &mut Vec
         let mut inner = Vec::new();
         let old_value = old_position.and_then(|position| old.get(position));
         let new_value = new_position.and_then(|position| new.get(position));
-        let entry = format!("{path}[{}]", new_position.or(*old_position).unwrap_or_default());
+        // A position says little about one of many files, so those are shown by their location.
+        let url = new_value.or(old_value).and_then(|value| value.get("url")).and_then(Value::as_str);
+        let entry = match url {
+            Some(url) => format!("{path}[{url}]"),
+            None => format!("{path}[{}]", new_position.or(*old_position).unwrap_or_default()),
+        };
         match (old_value, new_value) {
             (Some(old_value), Some(new_value)) => {
                 compare(&entry, old_value, new_value, &mut inner);
@@ -265,7 +270,7 @@ mod tests {
             (
                 json!({"inputs": (0..10).map(|number| file(number, 5)).collect::<Vec<_>>()}),
                 json!({"inputs": (2..11).map(|number| file(number, 5 + usize::from(number < 5))).collect::<Vec<_>>()}),
-                vec!["inputs: 3 changed, 1 added, 2 removed, first inputs[0].size: 5 -> 6"],
+                vec!["inputs: 3 changed, 1 added, 2 removed, first inputs[file:///c/2].size: 5 -> 6"],
             ),
             (json!({"terms": [1, 2, 3]}), json!({"terms": [1, 3]}), vec!["terms[1]: 2 -> 3", "terms[2]: gone, was 3"]),
             (
@@ -302,7 +307,7 @@ mod tests {
         let other_terms = BTreeMap::from([("terms.csv".to_owned(), "other".to_owned())]);
         let nullable = Schema::new(vec![Field::new("text", DataType::Utf8View, true)]);
         let cases = [
-            (Fingerprint::of_run(specs.clone(), &[touched], &resources, &schema), "inputs[0].modified_ms: 5 -> 6"),
+            (Fingerprint::of_run(specs.clone(), &[touched], &resources, &schema), "inputs[file:///c/a.jsonl].modified_ms: 5 -> 6"),
             (
                 Fingerprint::of_run(specs.clone(), &[file.clone()], &other_terms, &schema),
                 r#"resources.terms.csv: "hash" -> "other""#,

@@ -11,6 +11,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::stores::{denied, redact};
 use crate::{DatasetError, Result};
 
 /// The calls of the log. Keys are paths relative to the run folder. An error that is transient says nothing about whether
@@ -146,11 +147,11 @@ pub(crate) fn store_failure(location: String, error: &Error) -> DatasetError {
     match error {
         Error::NotFound { .. } => DatasetError::NotFound { location, hint: None },
         Error::PermissionDenied { source, .. } | Error::Unauthenticated { source, .. } => {
-            DatasetError::Denied { location, message: source.to_string() }
+            denied(location, &redact(&source.to_string()))
         }
         Error::Generic { .. } | Error::JoinError { .. } => match lasting_cause(error) {
             Some(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
-                DatasetError::Denied { location, message: cause.to_string() }
+                denied(location, &cause.to_string())
             }
             Some(cause) => DatasetError::Store { location, message: cause.to_string() },
             None => DatasetError::Transient { location, message: with_causes(error) },
@@ -188,7 +189,7 @@ fn with_causes(error: &Error) -> String {
             message = format!("{message}: {cause}");
         }
     }
-    message
+    redact(&message)
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 pub use environment::Environment;
+pub(crate) use errors::denied;
 pub use errors::store_error;
 #[cfg(feature = "hf")]
 pub(crate) use glob::Pattern;
