@@ -14,7 +14,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let environment = Environment::standard()?;
     let argument = [Field::new("text", DataType::Utf8View, true)];
     let blocklist = OperatorSpec::new("blocklist", json!({"terms": "examples/data/terms.csv"})).named("flagged");
-    let tokens = OperatorSpec::new("count_tokens", json!({"tokenizer": "examples/data/tokenizer.json"})).named("tokens");
+    let tokens =
+        OperatorSpec::new("count_tokens", json!({"tokenizer": "examples/data/tokenizer.json"})).named("tokens");
     for spec in [blocklist, tokens] {
         for function in operator_functions(&spec, &argument, &environment)? {
             context.register_udf(function);

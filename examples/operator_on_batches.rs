@@ -7,7 +7,8 @@ use gristmill::operators::{OperatorSpec, Registry, Resources, apply};
 use serde_json::json;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let texts = StringArray::from(vec!["a beetle in the flour", "beetle, mildew and moth", "bread from the stone oven"]);
+    let texts =
+        StringArray::from(vec!["a beetle in the flour", "beetle, mildew and moth", "bread from the stone oven"]);
     let batch = RecordBatch::try_from_iter([("text", Arc::new(texts) as _)])?;
 
     let spec = OperatorSpec::new("blocklist", json!({"terms": "examples/data/terms.csv", "min_distinct": 2}));

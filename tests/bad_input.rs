@@ -13,7 +13,8 @@ fn gzip(text: &str) -> Vec<u8> {
 }
 
 fn parquet_bytes() -> Vec<u8> {
-    let texts = arrow_array::StringArray::from_iter_values((0..3000).map(|row| format!("text {row} {}", "x".repeat(row % 97))));
+    let texts =
+        arrow_array::StringArray::from_iter_values((0..3000).map(|row| format!("text {row} {}", "x".repeat(row % 97))));
     let batch = arrow_array::RecordBatch::try_from_iter([("text", std::sync::Arc::new(texts) as _)]).unwrap();
     let mut bytes = Vec::new();
     let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
@@ -34,7 +35,11 @@ fn wrong_definitions_name_place_and_remedy() {
         ("terms: terms.txt", "terms: terms.txt, min_distnct: 3", vec!["p.yaml:4:", "did you mean 'min_distinct'?"]),
         ("terms: terms.txt", "terms: term.txt", vec!["p.yaml:4:", "term.txt"]),
         ("terms: terms.txt", "terms: terms.txt, min_distinct: many", vec!["p.yaml:4:", "min_distinct", "many"]),
-        ("terms: terms.txt", "terms: terms.txt, column: txt", vec!["p.yaml:4:", "no column 'txt'", "did you mean 'text'?"]),
+        (
+            "terms: terms.txt",
+            "terms: terms.txt, column: txt",
+            vec!["p.yaml:4:", "no column 'txt'", "did you mean 'text'?"],
+        ),
         ("NOT blocklist", "NOT bloklist", vec!["p.yaml:6:", "did you mean 'blocklist'?"]),
         ("NOT blocklist", "blocklist +", vec!["p.yaml:6:", "blocklist +"]),
         ("corpus/*.jsonl", "corpus/*.jsnl", vec!["p.yaml:2:", "corpus/*.jsnl"]),
@@ -114,7 +119,10 @@ fn damaged_files_fail_by_name() {
         let workspace = Workspace::new();
         workspace.write("corpus/good.jsonl", lines(0, 50));
         workspace.write(&format!("corpus/{name}"), bytes);
-        workspace.write("p.yaml", "source: {path: corpus}\nsteps: [derive: {n: character_length(text)}]\nsink: {parquet: {path: out}}\n");
+        workspace.write(
+            "p.yaml",
+            "source: {path: corpus}\nsteps: [derive: {n: character_length(text)}]\nsink: {parquet: {path: out}}\n",
+        );
         let ran = workspace.run(&["run", "p.yaml"], 1);
         assert!(ran.err.contains(name), "{name}: {}", ran.err);
         if !at_planning {
@@ -128,7 +136,8 @@ fn damaged_files_fail_by_name() {
 #[test]
 fn nothing_to_read() {
     let workspace = Workspace::new();
-    workspace.write("p.yaml", "source: {path: corpus}\nsteps: [filter: {keep: id >= 0}]\nsink: {parquet: {path: out}}\n");
+    workspace
+        .write("p.yaml", "source: {path: corpus}\nsteps: [filter: {keep: id >= 0}]\nsink: {parquet: {path: out}}\n");
     assert!(workspace.run(&["run", "p.yaml"], 2).err.contains("corpus"));
     std::fs::create_dir(workspace.path("corpus")).unwrap();
     assert!(workspace.run(&["run", "p.yaml"], 2).err.contains("corpus"));
@@ -141,8 +150,15 @@ fn nothing_to_read() {
 fn nulls_duplicate_ids_and_a_huge_document() {
     let workspace = Workspace::new();
     workspace.write("terms.txt", TERMS);
-    let huge = format!("{{\"id\": 1, \"text\": \"{} weevil {} moth\"}}\n", "grain ".repeat(2_000_000), "flour ".repeat(2_000_000));
-    workspace.write("corpus/a.jsonl", format!("{{\"id\": 1, \"text\": null}}\n{{\"id\": 1}}\n{huge}{{\"id\": 1, \"text\": \"moth weevil\"}}\n"));
+    let huge = format!(
+        "{{\"id\": 1, \"text\": \"{} weevil {} moth\"}}\n",
+        "grain ".repeat(2_000_000),
+        "flour ".repeat(2_000_000)
+    );
+    workspace.write(
+        "corpus/a.jsonl",
+        format!("{{\"id\": 1, \"text\": null}}\n{{\"id\": 1}}\n{huge}{{\"id\": 1, \"text\": \"moth weevil\"}}\n"),
+    );
     workspace.write("p.yaml", pipeline("corpus/*.jsonl", "out"));
     let report = workspace.run(&["run", "p.yaml", "--json"], 0).json();
     assert_eq!((&report["rows_in"], &report["rows_rejected"], &report["rows_out"]), (&json!(4), &json!(2), &json!(2)));

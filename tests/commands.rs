@@ -18,7 +18,11 @@ fn run_and_run_again() {
     let workspace = workspace();
     let first = workspace.run(&["run", "p.yaml"], 0);
     let flagged = 400_usize.div_ceil(7);
-    assert!(first.out.contains(&format!("400 rows in = {} kept + {flagged} rejected + 0 quarantined", 400 - flagged)), "{}", first.out);
+    assert!(
+        first.out.contains(&format!("400 rows in = {} kept + {flagged} rejected + 0 quarantined", 400 - flagged)),
+        "{}",
+        first.out
+    );
     assert!(first.err.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{}", first.err);
     let kept = rows(&workspace.path("out"), "data");
     let ids: Vec<u64> = kept.iter().map(|row| row["id"].as_u64().unwrap()).collect();
@@ -26,7 +30,10 @@ fn run_and_run_again() {
     assert_eq!(kept[0]["characters"], kept[0]["text"].as_str().unwrap().chars().count());
     let rejected = rows(&workspace.path("out"), "rejected");
     assert_eq!(rejected.len(), flagged);
-    assert_eq!((&rejected[0]["_step"], &rejected[0]["_reason"], &rejected[0]["lang"]), (&json!("filter"), &json!("flagged"), &json!("en")));
+    assert_eq!(
+        (&rejected[0]["_step"], &rejected[0]["_reason"], &rejected[0]["lang"]),
+        (&json!("filter"), &json!("flagged"), &json!("en"))
+    );
 
     let before = parts(&workspace.path("out"));
     let again = workspace.run(&["run", "p.yaml", "--json"], 0);
@@ -74,7 +81,10 @@ fn status_inspect_plan_validate() {
     assert!(missing.err.contains("holds no run"), "{}", missing.err);
     workspace.run(&["run", "p.yaml", "--quiet"], 0);
     let status = workspace.run(&["status", "out", "--json"], 0).json();
-    assert_eq!((&status["state"], &status["committed"], &status["rows_in"]), (&json!("finished"), &json!(5), &json!(400)));
+    assert_eq!(
+        (&status["state"], &status["committed"], &status["rows_in"]),
+        (&json!("finished"), &json!(5), &json!(400))
+    );
     let head = workspace.run(&["inspect", "out", "--rows", "2", "--json"], 0);
     assert_eq!(head.out.lines().count(), 2);
     let source = workspace.run(&["inspect", "corpus/*.jsonl"], 0);
@@ -84,7 +94,8 @@ fn status_inspect_plan_validate() {
 #[test]
 fn overrides_and_limit() {
     let workspace = workspace();
-    let report = workspace.run(&["run", "p.yaml", "--limit", "10", "source.skip=5", "sink.parquet.path=small", "--json"], 0);
+    let report =
+        workspace.run(&["run", "p.yaml", "--limit", "10", "source.skip=5", "sink.parquet.path=small", "--json"], 0);
     assert_eq!(report.json()["rows_in"], 10);
     let ids: Vec<u64> = rows(&workspace.path("small"), "data").iter().map(|row| row["id"].as_u64().unwrap()).collect();
     assert_eq!(ids, [5, 6, 8, 9, 10, 11, 12, 13]);
@@ -117,7 +128,10 @@ fn sidecar_metrics_and_judgments() {
         serde_json::from_slice(&std::fs::read(workspace.path("side/_run/metrics.json")).unwrap()).unwrap();
     // Every seventh row is flagged; half of these are odd.
     let report = &metrics["word_filter"]["labelled"];
-    assert_eq!((&report["tp"], &report["fp"], &report["fn"], &report["tn"]), (&json!(29), &json!(29), &json!(171), &json!(171)));
+    assert_eq!(
+        (&report["tp"], &report["fp"], &report["fn"], &report["tn"]),
+        (&json!(29), &json!(29), &json!(171), &json!(171))
+    );
     let judgments = std::fs::read_to_string(workspace.path("side/_run/judgments.csv")).unwrap();
     assert_eq!(judgments.lines().count(), 4);
     assert!(judgments.contains("word_filter_metadata."), "{judgments}");
@@ -128,9 +142,16 @@ fn every_sink_format_holds_the_same_rows() {
     let workspace = workspace();
     workspace.run(&["run", "p.yaml", "--quiet"], 0);
     let expected = rows(&workspace.path("out"), "data");
-    for (format, settings) in [("jsonl", "compression: none"), ("jsonl", "compression: zstd"), ("jsonl", "compression: gzip"), ("arrow", "compression: lz4")] {
+    for (format, settings) in [
+        ("jsonl", "compression: none"),
+        ("jsonl", "compression: zstd"),
+        ("jsonl", "compression: gzip"),
+        ("arrow", "compression: lz4"),
+    ] {
         let sink = format!("{format}-{}", settings.replace(": ", "-"));
-        let text = pipeline("corpus/*.jsonl", &sink).replace("parquet:", &format!("{format}:")).replace("rejected: true", settings);
+        let text = pipeline("corpus/*.jsonl", &sink)
+            .replace("parquet:", &format!("{format}:"))
+            .replace("rejected: true", settings);
         workspace.write("f.yaml", text);
         workspace.run(&["run", "f.yaml", "--quiet"], 0);
         // The folder of a run is a source for the next one.

@@ -58,13 +58,15 @@ async fn every_operator_gives_the_same_rows_in_every_host() {
 
         let travelled = round_trip(node, &context.task_ctx());
         let hosted = collect(travelled, context.task_ctx()).await.unwrap();
-        assert_eq!(conformance::rows_as_json(&hosted), expected, "plan node of {} after its serialised form", spec.kind);
+        assert_eq!(
+            conformance::rows_as_json(&hosted),
+            expected,
+            "plan node of {} after its serialised form",
+            spec.kind
+        );
 
-        let fields: Vec<Field> = operator
-            .inputs()
-            .iter()
-            .map(|name| table.schema().field_with_name(name).unwrap().clone())
-            .collect();
+        let fields: Vec<Field> =
+            operator.inputs().iter().map(|name| table.schema().field_with_name(name).unwrap().clone()).collect();
         let functions = operator_functions(&spec, &fields, &environment);
         if operator.row_effect() != RowEffect::Same {
             assert!(functions.unwrap_err().to_string().contains("changes the rows"), "{}", spec.kind);
@@ -91,7 +93,11 @@ async fn functions_take_any_text_layout_and_constants() {
     for function in operator_functions(&spec, &[Field::new("text", DataType::Utf8, true)], &environment).unwrap() {
         context.register_udf(function);
     }
-    for sql in ["SELECT flagged('a fox and a dog')", "SELECT flagged(arrow_cast('a fox and a dog', 'Utf8View'))", "SELECT flagged(arrow_cast('a fox and a dog', 'LargeUtf8'))"] {
+    for sql in [
+        "SELECT flagged('a fox and a dog')",
+        "SELECT flagged(arrow_cast('a fox and a dog', 'Utf8View'))",
+        "SELECT flagged(arrow_cast('a fox and a dog', 'LargeUtf8'))",
+    ] {
         let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
         let values = conformance::rows_as_json(&batches);
         assert!(values[0].contains("true"), "{sql}: {values:?}");
@@ -106,7 +112,8 @@ async fn a_run_as_a_plan_gives_the_same_parts() {
     workspace.write("corpus/a.jsonl", lines(0, 950));
     let source = workspace.path("corpus/*.jsonl").display().to_string();
     let text = |sink: &str| {
-        pipeline(&source, &workspace.path(sink).display().to_string()).replace("terms.txt", &terms.display().to_string())
+        pipeline(&source, &workspace.path(sink).display().to_string())
+            .replace("terms.txt", &terms.display().to_string())
     };
     let environment = Environment::local();
     let local = PipelineFile::parse("p.yaml", &text("local"), &[] as &[&str]).unwrap();
@@ -131,7 +138,9 @@ async fn a_run_as_a_plan_gives_the_same_parts() {
         // The second time every split is committed, and executing it again changes nothing.
         for partition in 0..items.len() {
             let batches =
-                datafusion::physical_plan::common::collect(plan.execute(partition, context.task_ctx()).unwrap()).await.unwrap();
+                datafusion::physical_plan::common::collect(plan.execute(partition, context.task_ctx()).unwrap())
+                    .await
+                    .unwrap();
             assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1, "attempt {attempt}");
         }
     }

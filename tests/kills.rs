@@ -71,7 +71,8 @@ fn a_killed_run_ends_like_an_undisturbed_one() {
     workspace.write("calm.yaml", pipeline("corpus/*.jsonl", "calm"));
     workspace.run(&["run", "calm.yaml", "--workers", "1", "--quiet"], 0);
     workspace.write("killed.yaml", pipeline("corpus/*.jsonl", "killed"));
-    let start = |workers: usize| workspace.gristmill(&["run", "killed.yaml", "--json", "--workers", &workers.to_string()]);
+    let start =
+        |workers: usize| workspace.gristmill(&["run", "killed.yaml", "--json", "--workers", &workers.to_string()]);
     let fresh = || {
         same_parts(&workspace.path("killed"), &workspace.path("calm"));
         std::fs::remove_dir_all(workspace.path("killed")).unwrap();

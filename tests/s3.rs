@@ -50,7 +50,8 @@ fn a_run_from_s3_to_s3() {
 fn wrong_credentials_are_named_without_being_shown() {
     let (workspace, endpoint) = prepared();
     workspace.write("s3.yaml", pipeline("corpus/*.jsonl", "s3://bucket/run"));
-    let output = client(&workspace, &endpoint, &["run", "s3.yaml"]).env("AWS_SECRET_ACCESS_KEY", "not-the-secret").output();
+    let output =
+        client(&workspace, &endpoint, &["run", "s3.yaml"]).env("AWS_SECRET_ACCESS_KEY", "not-the-secret").output();
     let ran = Ran::of(output.unwrap());
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(ran.err.contains("AWS_"), "{}", ran.err);
@@ -61,7 +62,9 @@ fn wrong_credentials_are_named_without_being_shown() {
 fn a_killed_run_on_s3_ends_like_an_undisturbed_one() {
     let (workspace, endpoint) = prepared();
     workspace.write("s3.yaml", pipeline("corpus/*.jsonl", "s3://bucket/run"));
-    let start = |workers: usize| client(&workspace, &endpoint, &["run", "s3.yaml", "--json", "--workers", &workers.to_string()]);
+    let start = |workers: usize| {
+        client(&workspace, &endpoint, &["run", "s3.yaml", "--json", "--workers", &workers.to_string()])
+    };
     let fresh = || {
         assert_eq!(parts(&workspace.path("s3/bucket/run")), parts(&workspace.path("calm")));
         std::fs::remove_dir_all(workspace.path("s3/bucket/run")).unwrap();

@@ -76,7 +76,8 @@ pub fn lines(first: usize, rows: usize) -> String {
         let words = ["wheat", "rye", "mill", "stone", "flour", "sack", "river", "wheel"];
         let body: Vec<&str> = (0..20 + id % 30).map(|word| words[(id * 31 + word * 7) % words.len()]).collect();
         let flagged = if id % 7 == 0 { "weevil and moth" } else { "nothing" };
-        writeln!(text, "{{\"id\": {id}, \"text\": \"note {id}: {} {flagged}\", \"lang\": \"en\"}}", body.join(" ")).unwrap();
+        writeln!(text, "{{\"id\": {id}, \"text\": \"note {id}: {} {flagged}\", \"lang\": \"en\"}}", body.join(" "))
+            .unwrap();
     }
     text
 }
@@ -124,7 +125,10 @@ pub fn rows(folder: &Path, kind: &str) -> Vec<serde_json::Value> {
         writer.finish().unwrap();
         let bytes = writer.into_inner();
         rows.extend(
-            bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()),
+            bytes
+                .split(|byte| *byte == b'\n')
+                .filter(|line| !line.is_empty())
+                .map(|line| serde_json::from_slice(line).unwrap()),
         );
     }
     rows

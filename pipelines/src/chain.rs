@@ -164,8 +164,7 @@ impl Chain {
         let mut stages = Vec::with_capacity(self.steps.len());
         for (index, step) in self.steps.iter().enumerate() {
             let name = step.spec.operator.name.clone();
-            let pass =
-                step.operator.start().map_err(|source| StepError { index, name: name.clone(), source })?;
+            let pass = step.operator.start().map_err(|source| StepError { index, name: name.clone(), source })?;
             let verdicts = step
                 .verdicts
                 .iter()
@@ -317,8 +316,7 @@ mod tests {
     fn chain(steps: serde_json::Value) -> Chain {
         let registry = crate::operators::registry();
         let steps: Vec<StepDefinition> = serde_json::from_value(steps).unwrap();
-        let specs: Vec<StepSpec> =
-            steps.iter().map(|step| StepSpec::complete(step, &registry).unwrap()).collect();
+        let specs: Vec<StepSpec> = steps.iter().map(|step| StepSpec::complete(step, &registry).unwrap()).collect();
         Chain::bind(&specs, &conformance::text_batch().schema(), &registry, &Resources::local()).unwrap()
     }
 
@@ -361,7 +359,8 @@ mod tests {
 
     #[test]
     fn a_guarded_step_gives_typed_defaults() {
-        let chain = chain(json!([{"derive": {"when": "id = 0", "n": "character_length(text)", "b": "true", "s": "'x'"}}]));
+        let chain =
+            chain(json!([{"derive": {"when": "id = 0", "n": "character_length(text)", "b": "true", "s": "'x'"}}]));
         let mut run = chain.start(None).unwrap();
         let output = run.push(conformance::text_batch()).unwrap().batches.remove(0);
         let last = output.num_rows() - 1;

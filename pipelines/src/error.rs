@@ -133,7 +133,10 @@ impl PipelineError {
         match self {
             Self::Operator { .. } => true,
             Self::Dataset(error) => {
-                matches!(error, DatasetError::Malformed { .. } | DatasetError::Changed { .. } | DatasetError::NotFound { .. })
+                matches!(
+                    error,
+                    DatasetError::Malformed { .. } | DatasetError::Changed { .. } | DatasetError::NotFound { .. }
+                )
             }
             _ => false,
         }

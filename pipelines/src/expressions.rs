@@ -6,8 +6,8 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow_array::cast::AsArray;
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::{DataType, Field, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
@@ -38,9 +38,7 @@ impl Expression {
         }
         let state = &*STATE;
         let df_schema = DFSchema::try_from(schema.as_ref().clone()).map_err(|error| fail(error.to_string()))?;
-        let parsed = state
-            .create_logical_expr(sql, &df_schema)
-            .map_err(|error| fail(explain(&error, schema)))?;
+        let parsed = state.create_logical_expr(sql, &df_schema).map_err(|error| fail(explain(&error, schema)))?;
         refuse_unstable(&parsed).map_err(&fail)?;
         let mut columns: Vec<String> = parsed.column_refs().into_iter().map(|column| column.name.clone()).collect();
         columns.sort();
@@ -48,8 +46,7 @@ impl Expression {
             Expr::Alias(alias) => (Some(alias.name), *alias.expr),
             other => (None, other),
         };
-        let physical =
-            state.create_physical_expr(bare, &df_schema).map_err(|error| fail(explain(&error, schema)))?;
+        let physical = state.create_physical_expr(bare, &df_schema).map_err(|error| fail(explain(&error, schema)))?;
         let data_type = physical.data_type(schema).map_err(|error| fail(error.to_string()))?;
         let nullable = physical.nullable(schema).map_err(|error| fail(error.to_string()))?;
         Ok(Self { sql: sql.to_owned(), alias, columns, physical, data_type, nullable })

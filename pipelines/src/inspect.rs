@@ -10,8 +10,8 @@ use gristmill_datasets::run::RunFolder;
 use gristmill_datasets::{Chunk, DatasetError, Format, ListOptions, OpenFile, ReadOptions, SourceFile};
 use serde_json::Value;
 
-use crate::error::{PipelineError, Result};
 use crate::environment::Environment;
+use crate::error::{PipelineError, Result};
 
 /// What was found.
 #[derive(Debug)]
@@ -98,9 +98,8 @@ pub(crate) async fn rows_of(file: OpenFile, rows: u64) -> Result<BoxStream<'stat
     let options = read_options(rows);
     let plan = gristmill_datasets::plan(vec![file.clone()], &options).await?;
     let schema = plan.schema;
-    let chunks = futures::stream::iter(plan.splits).flat_map(move |split| {
-        gristmill_datasets::read_split(file.clone(), &split, Arc::clone(&schema), &options)
-    });
+    let chunks = futures::stream::iter(plan.splits)
+        .flat_map(move |split| gristmill_datasets::read_split(file.clone(), &split, Arc::clone(&schema), &options));
     let batches = chunks.filter_map(|chunk| async move {
         match chunk {
             Ok(Chunk::Rows(batch)) => Some(Ok(batch)),

@@ -20,7 +20,7 @@ mod testing;
 
 pub use chain::{Chain, ChainRun, Ground, StepError, StepSpec};
 pub use definition::{
-    ArrowSink, Judgments, JsonlSink, MetricsDefinition, OneOrMany, ParquetSink, Pipeline, PipelineFile, SinkCommon,
+    ArrowSink, JsonlSink, Judgments, MetricsDefinition, OneOrMany, ParquetSink, Pipeline, PipelineFile, SinkCommon,
     SinkDefinition, SourceDefinition, SplitSizeText, StepDefinition, TestDefinition,
 };
 pub use environment::Environment;

@@ -22,13 +22,18 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
             let mut config = kind.config_schema();
             let definitions = config.as_object_mut().and_then(|map| map.remove("$defs"));
             if let Some(properties) = config.get_mut("properties").and_then(Value::as_object_mut) {
-                properties.insert("name".to_owned(), json!({"type": "string", "description": "Name of the step; new columns are named after it."}));
+                properties.insert(
+                    "name".to_owned(),
+                    json!({"type": "string", "description": "Name of the step; new columns are named after it."}),
+                );
                 properties.insert(
                     "when".to_owned(),
                     json!({"type": "string", "description": "SQL condition: only rows for which it holds are judged."}),
                 );
             }
-            if let (Some(definitions), Some(all)) = (definitions, schema.get_mut("$defs").and_then(Value::as_object_mut)) {
+            if let (Some(definitions), Some(all)) =
+                (definitions, schema.get_mut("$defs").and_then(Value::as_object_mut))
+            {
                 all.extend(definitions.as_object().cloned().unwrap_or_default());
             }
             let mut properties = Map::new();

@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 
 use crate::chain::{Chain, StepError};
 use crate::definition::{PipelineFile, TestDefinition};
-use crate::error::{PipelineError, Result};
 use crate::environment::Environment;
+use crate::error::{PipelineError, Result};
 use crate::run::{complete_steps, step_error};
 
 /// How one test ended.
@@ -109,7 +109,8 @@ fn compare(what: &str, expected: &[Map<String, Value>], found: &[Map<String, Val
 fn equal(expected: &Value, found: &Value) -> bool {
     match (expected, found) {
         (Value::Number(left), Value::Number(right)) => {
-            left == right || left.as_f64().zip(right.as_f64()).is_some_and(|(l, r)| (l - r).abs() <= 1e-9 * l.abs().max(1.0))
+            left == right
+                || left.as_f64().zip(right.as_f64()).is_some_and(|(l, r)| (l - r).abs() <= 1e-9 * l.abs().max(1.0))
         }
         (Value::Object(left), Value::Object(right)) => {
             left.iter().all(|(key, value)| right.get(key).is_some_and(|other| equal(value, other)))
@@ -140,10 +141,10 @@ fn to_rows(batches: &[RecordBatch]) -> Result<Vec<Map<String, Value>>> {
 
 fn rows_of(file: &PipelineFile, index: usize, test: &TestDefinition) -> Result<RecordBatch> {
     let source = &file.pipeline().source;
-    let fail = |message: String| PipelineError::from(file.error(&format!("tests.{index}.rows"), format!("rows: {message}")));
+    let fail =
+        |message: String| PipelineError::from(file.error(&format!("tests.{index}.rows"), format!("rows: {message}")));
     let values: Vec<Value> = test.rows.iter().cloned().map(Value::Object).collect();
-    let inferred =
-        infer_json_schema_from_iterator(values.iter().map(Ok)).map_err(|error| fail(error.to_string()))?;
+    let inferred = infer_json_schema_from_iterator(values.iter().map(Ok)).map_err(|error| fail(error.to_string()))?;
     let schema = with_text(&inferred, &source.text);
     let mut decoder =
         ReaderBuilder::new(Arc::clone(&schema)).build_decoder().map_err(|error| fail(error.to_string()))?;
@@ -174,7 +175,8 @@ fn with_id(batch: RecordBatch, id: &str) -> Result<RecordBatch, arrow_schema::Ar
     }
     let mut fields = vec![Arc::new(Field::new(id, DataType::UInt64, false))];
     fields.extend(batch.schema().fields().iter().map(Arc::clone));
-    let mut columns: Vec<arrow_array::ArrayRef> = vec![Arc::new(UInt64Array::from_iter_values(0..batch.num_rows() as u64))];
+    let mut columns: Vec<arrow_array::ArrayRef> =
+        vec![Arc::new(UInt64Array::from_iter_values(0..batch.num_rows() as u64))];
     columns.extend(batch.columns().iter().map(Arc::clone));
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }

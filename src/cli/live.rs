@@ -118,12 +118,16 @@ impl Observer for Live {
     }
 
     fn gave_up(&self, split: u64, error: &str) {
-        self.say(json!({"event": "gave_up", "split": split, "error": error}), &format!("split {split} is given up: {error}"));
+        self.say(
+            json!({"event": "gave_up", "split": split, "error": error}),
+            &format!("split {split} is given up: {error}"),
+        );
     }
 }
 
 fn draw(lines: &MultiProgress, progress: &Progress, ended: &AtomicBool) {
-    let style = |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = lines.add(ProgressBar::new(progress.snapshot().bytes_total.max(1)));
     bar.set_style(style("{bar:30} {percent:>3} %  {msg}").progress_chars("=> "));
     let detail = lines.add(ProgressBar::new_spinner());
@@ -163,7 +167,13 @@ fn step_line(now: &Snapshot) -> String {
         })
         .collect();
     let aside = now.rows_rejected + now.rows_quarantined;
-    format!("  text {}  out {}  aside {}  {}", bytes(now.text_bytes as f64), count(now.rows_out), count(aside), steps.join("  "))
+    format!(
+        "  text {}  out {}  aside {}  {}",
+        bytes(now.text_bytes as f64),
+        count(now.rows_out),
+        count(aside),
+        steps.join("  ")
+    )
 }
 
 fn report(progress: &Progress, ended: &AtomicBool) {
@@ -177,7 +187,9 @@ fn report(progress: &Progress, ended: &AtomicBool) {
             waited += DRAW_EVERY;
         }
         let mut event = json!({"event": "progress"});
-        if let (Some(map), Ok(serde_json::Value::Object(now))) = (event.as_object_mut(), serde_json::to_value(progress.snapshot())) {
+        if let (Some(map), Ok(serde_json::Value::Object(now))) =
+            (event.as_object_mut(), serde_json::to_value(progress.snapshot()))
+        {
             map.extend(now);
         }
         eprintln!("{event}");

@@ -32,7 +32,8 @@ const USAGE: u8 = 2;
 const QUARANTINED: u8 = 3;
 
 /// What is logged unless `GRISTMILL_LOG` says otherwise: warnings of gristmill, errors of everything else.
-const DEFAULT_LOG: &str = "error,gristmill=warn,gristmill_datasets=warn,gristmill_operators=warn,gristmill_pipelines=warn";
+const DEFAULT_LOG: &str =
+    "error,gristmill=warn,gristmill_datasets=warn,gristmill_operators=warn,gristmill_pipelines=warn";
 
 /// Runs a command and says how it ended.
 pub(crate) fn main(arguments: Arguments) -> ExitCode {

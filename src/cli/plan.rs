@@ -102,7 +102,8 @@ fn chain_text(chain: &Chain, output: &Schema) -> String {
     let mut lines = vec![format!("source  {}", list(chain.input_schema()))];
     for (position, step) in chain.specs().enumerate() {
         let when = step.when.as_ref().map(|when| format!("  when {when}")).unwrap_or_default();
-        let named = if step.operator.name == step.operator.kind { String::new() } else { format!(" '{}'", step.operator.name) };
+        let named =
+            if step.operator.name == step.operator.kind { String::new() } else { format!(" '{}'", step.operator.name) };
         lines.push(format!("{position:>6}  {}{named} {}{when}", step.operator.kind, step.operator.config));
     }
     lines.push(format!("sink    {}", list(output)));

@@ -19,8 +19,11 @@ pub(super) async fn status(arguments: StatusArguments, environment: &Environment
     };
     let totals = &status.totals;
     if arguments.json {
-        let failed: Vec<_> =
-            status.failed.iter().map(|record| json!({"split": record.split, "source": record.source, "error": record.error})).collect();
+        let failed: Vec<_> = status
+            .failed
+            .iter()
+            .map(|record| json!({"split": record.split, "source": record.source, "error": record.error}))
+            .collect();
         print_json(&json!({
             "name": status.name, "folder": url, "state": state, "finished": status.finished,
             "fingerprint": status.fingerprint, "planned_ms": status.created_ms,

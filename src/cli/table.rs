@@ -47,7 +47,11 @@ pub(super) fn steps(steps: &[StepCount], rows_in: u64, unreadable: u64) -> Table
             percent(step.seconds, total),
         ]
     }));
-    table(&["step", "operator", "rows in", "rows out", "rejected", "quarantined", "flagged", "time"], rows, &[2, 3, 4, 5, 6, 7])
+    table(
+        &["step", "operator", "rows in", "rows out", "rejected", "quarantined", "flagged", "time"],
+        rows,
+        &[2, 3, 4, 5, 6, 7],
+    )
 }
 
 /// 1234567 as 1,234,567.

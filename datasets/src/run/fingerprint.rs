@@ -307,7 +307,10 @@ mod tests {
         let other_terms = BTreeMap::from([("terms.csv".to_owned(), "other".to_owned())]);
         let nullable = Schema::new(vec![Field::new("text", DataType::Utf8View, true)]);
         let cases = [
-            (Fingerprint::of_run(specs.clone(), &[touched], &resources, &schema), "inputs[file:///c/a.jsonl].modified_ms: 5 -> 6"),
+            (
+                Fingerprint::of_run(specs.clone(), &[touched], &resources, &schema),
+                "inputs[file:///c/a.jsonl].modified_ms: 5 -> 6",
+            ),
             (
                 Fingerprint::of_run(specs.clone(), &[file.clone()], &other_terms, &schema),
                 r#"resources.terms.csv: "hash" -> "other""#,

@@ -150,9 +150,7 @@ pub(crate) fn store_failure(location: String, error: &Error) -> DatasetError {
             denied(location, &redact(&source.to_string()))
         }
         Error::Generic { .. } | Error::JoinError { .. } => match lasting_cause(error) {
-            Some(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
-                denied(location, &cause.to_string())
-            }
+            Some(cause) if cause.kind() == io::ErrorKind::PermissionDenied => denied(location, &cause.to_string()),
             Some(cause) => DatasetError::Store { location, message: cause.to_string() },
             None => DatasetError::Transient { location, message: with_causes(error) },
         },

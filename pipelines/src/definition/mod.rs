@@ -27,7 +27,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use sink::{ArrowSink, Judgments, JsonlSink, MetricsDefinition, ParquetSink, SinkCommon, SinkDefinition};
+pub use sink::{ArrowSink, JsonlSink, Judgments, MetricsDefinition, ParquetSink, SinkCommon, SinkDefinition};
 pub use source::{OneOrMany, SourceDefinition, SplitSizeText};
 use source_text::SourceText;
 pub use step::StepDefinition;
@@ -183,9 +183,11 @@ fn check_keys(source: &SourceText) -> Result<(), DefinitionError> {
     let value = source.value();
     check(value, "", &schemars::schema_for!(Pipeline).to_value())?;
     check(&value["source"], "source", &schemars::schema_for!(SourceDefinition).to_value())?;
-    sink::check_keys(&value["sink"], &|path, key, message| {
-        source.error(&format!("sink.{path}.{key}"), message)
-    }, &check)?;
+    sink::check_keys(
+        &value["sink"],
+        &|path, key, message| source.error(&format!("sink.{path}.{key}"), message),
+        &check,
+    )?;
     if let Some(tests) = value["tests"].as_array() {
         for (index, test) in tests.iter().enumerate() {
             check(test, &format!("tests.{index}"), &schemars::schema_for!(TestDefinition).to_value())?;
@@ -248,12 +250,18 @@ max_quarantined: 0.01
                 format!("source: {{path: a}}\nsteps: [sample: {{fraction: 1}}, sample: {{fraction: 1}}]\n{sink}"),
                 vec!["both named 'sample'"],
             ),
-            ("source: {path: a}\nsink: {parqet: {path: out}}\n".to_owned(), vec!["p.yaml:2:8", "did you mean 'parquet'?"]),
+            (
+                "source: {path: a}\nsink: {parqet: {path: out}}\n".to_owned(),
+                vec!["p.yaml:2:8", "did you mean 'parquet'?"],
+            ),
             (
                 "source: {path: a}\nsink: {parquet: {path: out, row_group_row: 1}}\n".to_owned(),
                 vec!["p.yaml:2:29", "did you mean 'row_group_rows'?"],
             ),
-            (format!("source: {{path: a}}\nmax_quarantined: 7\n{sink}"), vec!["p.yaml:2:1", "7 is not between 0 and 1"]),
+            (
+                format!("source: {{path: a}}\nmax_quarantined: 7\n{sink}"),
+                vec!["p.yaml:2:1", "7 is not between 0 and 1"],
+            ),
             ("source: {path: a}\n".to_owned(), vec!["sink"]),
         ] {
             let message = error(&text);

@@ -34,10 +34,9 @@ impl SourceText {
             return Err(DefinitionError::new(file, text, None, message));
         }
         let root: Spanned<Tree> = serde_saphyr::from_str(text).map_err(|error| {
-            let place = error.location().map(|location| Place {
-                line: to_usize(location.line()),
-                column: to_usize(location.column()),
-            });
+            let place = error
+                .location()
+                .map(|location| Place { line: to_usize(location.line()), column: to_usize(location.column()) });
             DefinitionError::new(file, text, place, error.without_snippet().to_string())
         })?;
         let mut places = BTreeMap::new();
@@ -266,7 +265,8 @@ mod tests {
 
     use super::*;
 
-    const TEXT: &str = "name: a\nsource:\n  path: x.jsonl\nsteps:\n  - blocklist: {terms: t.txt}\n  - filter:\n      keep: a > 1\n";
+    const TEXT: &str =
+        "name: a\nsource:\n  path: x.jsonl\nsteps:\n  - blocklist: {terms: t.txt}\n  - filter:\n      keep: a > 1\n";
 
     #[test]
     fn values_and_places() {
@@ -286,9 +286,13 @@ mod tests {
     #[test]
     fn overrides() {
         let mut source = SourceText::parse("p.yaml", TEXT).unwrap();
-        for assignment in
-            ["source.limit=10", "steps.0.min_distinct=3", "steps.1.filter.reason=why", "sink.parquet.path=out", "name=b"]
-        {
+        for assignment in [
+            "source.limit=10",
+            "steps.0.min_distinct=3",
+            "steps.1.filter.reason=why",
+            "sink.parquet.path=out",
+            "name=b",
+        ] {
             source.set(assignment).unwrap();
         }
         assert_eq!(source.value()["source"]["limit"], json!(10));

@@ -50,7 +50,8 @@ impl PhysicalExtensionCodec for OperatorCodec {
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         if let Some(json) = bytes.strip_prefix(OPERATOR) {
-            let step: StepSpec = serde_json::from_slice(json).map_err(|error| DataFusionError::External(error.into()))?;
+            let step: StepSpec =
+                serde_json::from_slice(json).map_err(|error| DataFusionError::External(error.into()))?;
             return Ok(Arc::new(OperatorExec::try_new(step, only(inputs)?, self.environment.clone())?));
         }
         if let Some(json) = bytes.strip_prefix(SPLIT) {

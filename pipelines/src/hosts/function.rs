@@ -58,8 +58,7 @@ pub fn operator_functions(
 ) -> Result<Vec<ScalarUDF>> {
     let spec = environment.registry.complete(spec).map_err(engine_error)?;
     let schema: SchemaRef = Arc::new(Schema::new(arguments.to_vec()));
-    let operator =
-        environment.registry.bind(&spec, &schema, &environment.resources).map_err(engine_error)?;
+    let operator = environment.registry.bind(&spec, &schema, &environment.resources).map_err(engine_error)?;
     if operator.row_effect() != RowEffect::Same {
         return plan_err!("operator '{}' changes the rows themselves and cannot be a scalar function", spec.kind);
     }
@@ -136,11 +135,7 @@ impl ScalarUDFImpl for OperatorFunction {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let columns = args
-            .args
-            .iter()
-            .map(|value| value.to_array(args.number_rows))
-            .collect::<Result<Vec<_>>>()?;
+        let columns = args.args.iter().map(|value| value.to_array(args.number_rows)).collect::<Result<Vec<_>>>()?;
         let types: Vec<DataType> = columns.iter().map(|column| column.data_type().clone()).collect();
         let operator = self.operator(&types)?;
         let options = RecordBatchOptions::new().with_row_count(Some(args.number_rows));

@@ -125,10 +125,7 @@ impl ExecutionPlan for OperatorExec {
         Ok(Arc::new(Self::try_new(self.step.clone(), input, self.environment.clone())?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
@@ -143,9 +140,11 @@ impl ExecutionPlan for OperatorExec {
             quarantined: datafusion::physical_plan::metrics::MetricBuilder::new(&self.metrics)
                 .counter("rows_quarantined", partition),
         };
-        let rows = stream::try_unfold(hosted, |mut hosted| async move {
-            Ok(hosted.next().await?.map(|batch| (batch, hosted)))
-        });
+        let rows =
+            stream::try_unfold(
+                hosted,
+                |mut hosted| async move { Ok(hosted.next().await?.map(|batch| (batch, hosted))) },
+            );
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(self.operator.output_schema()), rows)))
     }
 

@@ -163,7 +163,8 @@ struct SelectPass {
 
 impl Pass for SelectPass {
     fn push(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
-        let columns = self.expressions.iter().map(|expression| expression.evaluate(batch)).collect::<Result<Vec<_>>>()?;
+        let columns =
+            self.expressions.iter().map(|expression| expression.evaluate(batch)).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         output.keep(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?);
         Ok(())

@@ -8,14 +8,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gristmill_datasets::run::{CommitRecord, Manifest, Opened, RetryPolicy, RunFolder, RunPlan};
 use gristmill_datasets::Location;
+use gristmill_datasets::run::{CommitRecord, Manifest, Opened, RetryPolicy, RunFolder, RunPlan};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::definition::PipelineFile;
-use crate::error::{PipelineError, Result};
 use crate::environment::Environment;
+use crate::error::{PipelineError, Result};
 use crate::run::mill::Mill;
 use crate::run::prepare::prepare;
 use crate::run::progress::Progress;
@@ -95,9 +95,8 @@ pub async fn run(
 pub async fn run_folder(file: &PipelineFile, environment: &Environment, fresh: bool) -> Result<String> {
     let path = &file.pipeline().sink.common().path;
     let sink = format!("sink.{}.path", file.pipeline().sink.kind());
-    let url_of = |path: &str| {
-        folder_url(path).map_err(|error| PipelineError::from(file.error(&sink, format!("sink: {error}"))))
-    };
+    let url_of =
+        |path: &str| folder_url(path).map_err(|error| PipelineError::from(file.error(&sink, format!("sink: {error}"))));
     let first = url_of(path)?;
     if !fresh {
         return Ok(first);

@@ -62,9 +62,8 @@ fn flatten(name: &str, column: &ArrayRef, columns: &mut Vec<(String, ArrayRef)>)
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     };
-    let texts: StringArray = (0..column.len())
-        .map(|row| column.is_valid(row).then(|| cut(formatter.value(row).to_string())))
-        .collect();
+    let texts: StringArray =
+        (0..column.len()).map(|row| column.is_valid(row).then(|| cut(formatter.value(row).to_string()))).collect();
     columns.push((name.to_owned(), Arc::new(texts)));
     Ok(())
 }

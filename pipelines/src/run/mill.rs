@@ -14,7 +14,7 @@ use arrow_schema::{DataType, SchemaRef};
 use futures::StreamExt;
 use gristmill_datasets::run::{CommitOutcome, CommitRecord, RunFolder, new_attempt, part_name};
 use gristmill_datasets::{
-    Chunk, Compression, Footers, Format, OpenFile, PartOptions, PartSummary, PartWriter, ParquetOptions, QuarantineRow,
+    Chunk, Compression, Footers, Format, OpenFile, ParquetOptions, PartOptions, PartSummary, PartWriter, QuarantineRow,
     SourceFile, Stores, UnreadableRow, quarantine_batch, quarantine_schema, read_split, rejected_batch,
     rejected_schema,
 };
@@ -22,8 +22,8 @@ use object_store::ObjectStore;
 use parking_lot::Mutex;
 
 use crate::chain::{Chain, Ground};
-use crate::error::{PipelineError, Result};
 use crate::environment::Environment;
+use crate::error::{PipelineError, Result};
 use crate::run::progress::Progress;
 use crate::run::spec::{RunSpec, WorkItem};
 
@@ -136,7 +136,11 @@ impl Mill {
         let record = match self.folder.commit(&record).await? {
             CommitOutcome::Won | CommitOutcome::AlreadyOurs => record,
             CommitOutcome::Lost(winner) => {
-                tracing::info!(split = record.split, winner = winner.attempt, "another attempt committed this split first");
+                tracing::info!(
+                    split = record.split,
+                    winner = winner.attempt,
+                    "another attempt committed this split first"
+                );
                 *winner
             }
         };
@@ -149,7 +153,8 @@ impl Mill {
         let begun = Instant::now();
         let mut run = self.chain.start(None)?;
         let mut taste = Taste::default();
-        let mut stream = read_split(self.open(&item.file)?, &item.split, Arc::clone(&self.spec.schema), &self.spec.read);
+        let mut stream =
+            read_split(self.open(&item.file)?, &item.split, Arc::clone(&self.spec.schema), &self.spec.read);
         while let Some(chunk) = stream.next().await {
             match chunk? {
                 Chunk::Rows(batch) => {
@@ -176,8 +181,7 @@ impl Mill {
     pub(crate) async fn part(&self, part: &str) -> Result<OpenFile> {
         let found = self.stores.find(&format!("{}/{part}", self.folder.url())).await?;
         let options = &self.spec.parts;
-        let (format, compression) =
-            Format::of_name(part).unwrap_or_else(|| (options.format(), Compression::default()));
+        let (format, compression) = Format::of_name(part).unwrap_or_else(|| (options.format(), Compression::default()));
         let file = found.into_source(format, compression);
         self.open(&file)
     }
@@ -195,7 +199,8 @@ impl Mill {
     ) -> Result<(Vec<gristmill_datasets::run::StepCount>, RowsRead)> {
         let mut rows = RowsRead::default();
         let mut run = self.chain.start(self.spec.label.as_deref())?;
-        let mut stream = read_split(self.open(&item.file)?, &item.split, Arc::clone(&self.spec.schema), &self.spec.read);
+        let mut stream =
+            read_split(self.open(&item.file)?, &item.split, Arc::clone(&self.spec.schema), &self.spec.read);
         while let Some(chunk) = stream.next().await {
             match chunk? {
                 Chunk::Rows(batch) => {
@@ -217,13 +222,7 @@ impl Mill {
         Ok((run.counts(), rows))
     }
 
-    async fn write(
-        &self,
-        ground: Ground,
-        item: &WorkItem,
-        parts: &mut Parts<'_>,
-        progress: &Progress,
-    ) -> Result<()> {
+    async fn write(&self, ground: Ground, item: &WorkItem, parts: &mut Parts<'_>, progress: &Progress) -> Result<()> {
         for batch in ground.batches {
             progress.add_written(batch.num_rows() as u64);
             parts.keep(&batch.project(&self.output).map_err(engine)?).await?;

@@ -24,8 +24,8 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, TryStreamExt, stream};
 use gristmill_datasets::run::CommitRecord;
 
-use crate::error::PipelineError;
 use crate::environment::Environment;
+use crate::error::PipelineError;
 use crate::run::mill::Mills;
 use crate::run::progress::Progress;
 use crate::run::spec::{RunSpec, WorkItem};
@@ -155,10 +155,7 @@ impl ExecutionPlan for SplitExec {
         Ok(Arc::new(Self::try_new(self.spec.clone(), input, self.environment.clone())?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
@@ -175,7 +172,9 @@ impl ExecutionPlan for SplitExec {
                 async move {
                     let folder = mill.folder();
                     // An engine that loses a worker runs its finished tasks again; such a split costs one read.
-                    if let Some(done) = folder.read_commit(item.split.number).await.map_err(|error| engine_error(error.into()))? {
+                    if let Some(done) =
+                        folder.read_commit(item.split.number).await.map_err(|error| engine_error(error.into()))?
+                    {
                         return outcome(&done);
                     }
                     let progress = Progress::new(1, 0, item.split.bytes);

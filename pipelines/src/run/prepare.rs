@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 
 use crate::chain::{Chain, StepError, StepSpec};
 use crate::definition::{PipelineFile, SourceDefinition, StepDefinition};
-use crate::error::{PipelineError, Result};
 use crate::environment::Environment;
+use crate::error::{PipelineError, Result};
 use crate::run::driver::folder_url;
 use crate::run::mill::output_columns;
 use crate::run::spec::{RunSpec, decode_schema, encode_schema};
@@ -54,7 +54,9 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
     let read = read_options(file, &pipeline.source)?;
     let files = find_files(file, environment).await?;
     let known = match known_plan(environment, folder).await? {
-        Some(known) if known.definition["found"] == json!(files) && known.definition["read"] == planning_options(&read)? => {
+        Some(known)
+            if known.definition["found"] == json!(files) && known.definition["read"] == planning_options(&read)? =>
+        {
             Some(known)
         }
         _ => None,
@@ -219,7 +221,8 @@ pub(crate) fn step_error(file: &PipelineFile, index: usize, name: &str, error: O
             let config = file.pipeline().steps.get(index).map(|step| &step.config);
             let names = |value: &Value| value.as_str() == Some(location.as_str());
             let keys = config.and_then(Value::as_object);
-            keys.and_then(|map| map.iter().find(|(_, value)| names(value)).map(|(key, _)| key.clone())).unwrap_or_default()
+            keys.and_then(|map| map.iter().find(|(_, value)| names(value)).map(|(key, _)| key.clone()))
+                .unwrap_or_default()
         }
         _ => return PipelineError::Operator { step: name.to_owned(), source: error },
     };
@@ -271,7 +274,12 @@ fn bind(
         if narrow.fields().len() < full_schema.fields().len() {
             schema = Arc::new(narrow);
             columns_read = Some(
-                schema.fields().iter().map(|field| field.name().clone()).filter(|name| !name.starts_with('_')).collect(),
+                schema
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().clone())
+                    .filter(|name| !name.starts_with('_'))
+                    .collect(),
             );
             chain = attach(&schema, &environment.resources)?;
         }
@@ -320,10 +328,9 @@ fn check_label(file: &PipelineFile, source: &SchemaRef, chain: &Chain, label: &s
 fn read_options(file: &PipelineFile, source: &SourceDefinition) -> Result<ReadOptions> {
     let split_size = match &source.split_size {
         None => SplitSize::default(),
-        Some(text) => text
-            .to_text()
-            .parse()
-            .map_err(|error| PipelineError::from(file.error("source.split_size", format!("source.split_size: {error}"))))?,
+        Some(text) => text.to_text().parse().map_err(|error| {
+            PipelineError::from(file.error("source.split_size", format!("source.split_size: {error}")))
+        })?,
     };
     let options = ReadOptions {
         text: source.text.clone(),
@@ -334,7 +341,10 @@ fn read_options(file: &PipelineFile, source: &SourceDefinition) -> Result<ReadOp
         split_size,
         skip: source.skip,
         limit: source.limit,
-        json_split: source.split.clone().filter(|_| !source.patterns().iter().any(|pattern| pattern.starts_with("hf://"))),
+        json_split: source
+            .split
+            .clone()
+            .filter(|_| !source.patterns().iter().any(|pattern| pattern.starts_with("hf://"))),
         batch_rows: source.batch_rows,
         provenance: source.provenance,
         ..ReadOptions::default()
@@ -387,7 +397,8 @@ fn step_values(steps: &[StepSpec]) -> Result<Value> {
     steps
         .iter()
         .map(|step| {
-            let mut value = serde_json::to_value(&step.operator).map_err(|error| PipelineError::Engine(error.to_string()))?;
+            let mut value =
+                serde_json::to_value(&step.operator).map_err(|error| PipelineError::Engine(error.to_string()))?;
             if let (Some(map), Some(when)) = (value.as_object_mut(), &step.when) {
                 map.insert("when".to_owned(), when.clone().into());
             }
@@ -402,7 +413,13 @@ fn source_error(file: &PipelineFile, error: DatasetError) -> PipelineError {
         DatasetError::Setting { key, .. } => format!("source.{key}"),
         DatasetError::MissingColumn { column, .. } => {
             let source = &file.pipeline().source;
-            let key = if *column == source.text { "text" } else if *column == source.id { "id" } else { "columns" };
+            let key = if *column == source.text {
+                "text"
+            } else if *column == source.id {
+                "id"
+            } else {
+                "columns"
+            };
             format!("source.{key}")
         }
         DatasetError::Location { .. } | DatasetError::NotFound { .. } => "source.path".to_owned(),

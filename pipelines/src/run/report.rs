@@ -64,12 +64,7 @@ impl RunReport {
 }
 
 /// Writes the report of a run whose manifest is there. Writing it again gives the same files.
-pub(crate) async fn finish(
-    file: &PipelineFile,
-    mill: &Mill,
-    plan: &RunPlan,
-    manifest: &Manifest,
-) -> Result<RunReport> {
+pub(crate) async fn finish(file: &PipelineFile, mill: &Mill, plan: &RunPlan, manifest: &Manifest) -> Result<RunReport> {
     let report = of_manifest(file, mill, plan, manifest)?;
     let common = file.pipeline().sink.common();
     if let Some(definition) = &common.metrics {
@@ -85,8 +80,17 @@ pub(crate) async fn finish(
 }
 
 fn of_manifest(file: &PipelineFile, mill: &Mill, plan: &RunPlan, manifest: &Manifest) -> Result<RunReport> {
-    let Totals { rows_in, rows_unreadable, rows_out, rows_rejected, rows_quarantined, bytes_in, bytes_out, seconds, .. } =
-        manifest.totals();
+    let Totals {
+        rows_in,
+        rows_unreadable,
+        rows_out,
+        rows_rejected,
+        rows_quarantined,
+        bytes_in,
+        bytes_out,
+        seconds,
+        ..
+    } = manifest.totals();
     let mut steps: Vec<StepCount> = Vec::new();
     for record in &manifest.records {
         if steps.is_empty() {
