@@ -45,9 +45,10 @@ fn tokens(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(name);
         group.sampling_mode(SamplingMode::Flat).sample_size(10).throughput(Throughput::Bytes(bytes as u64));
 
-        let Ok(library) = tokenizers::canonicalize_str(&json).map_err(drop).and_then(|json| {
-            tokenizers::from_json(&json).map_err(drop)
-        }) else {
+        let Ok(library) = tokenizers::canonicalize_str(&json)
+            .map_err(drop)
+            .and_then(|json| tokenizers::from_json(&json).map_err(drop))
+        else {
             println!("skipped: {} cannot be read", path.display());
             continue;
         };

@@ -141,8 +141,8 @@ impl Pass for CountTokensPass {
                 continue;
             };
             let count = counter.count(text, config.special_tokens).map_err(|error| failed(error.to_string()))?;
-            let count = u32::try_from(count)
-                .map_err(|_| failed(format!("{count} tokens, a count is at most {}", u32::MAX)))?;
+            let count =
+                u32::try_from(count).map_err(|_| failed(format!("{count} tokens, a count is at most {}", u32::MAX)))?;
             counts.append_value(count);
         }
         self.rows += batch.num_rows() as u64;

@@ -298,8 +298,7 @@ fn check_lengths(config: &TokenizeConfig) -> Result<()> {
 
 /// Errors in the configuration that depend on how many special tokens the tokenizer adds.
 fn check_room(config: &TokenizeConfig, tokenizer: &Tokenizer) -> Result<()> {
-    let special =
-        if config.special_tokens { tokenizer.prefix().len() + tokenizer.suffix().len() } else { 0 };
+    let special = if config.special_tokens { tokenizer.prefix().len() + tokenizer.suffix().len() } else { 0 };
     if let Some(longest) = config.truncate.filter(|&longest| longest <= special) {
         let message = format!("{longest} leaves no room for text beside {special} special tokens");
         return Err(invalid(KIND, "truncate", message));

@@ -198,8 +198,10 @@ fn a_text_that_is_too_long_to_pack_stops_the_run_or_is_set_aside() {
     });
     assert!(error.to_string().contains(&expected), "{error}");
 
-    let config =
-        with_tokenizer("tiny-wordpiece", json!({"special_tokens": false, "pack": {"length": 3, "too_long": "quarantine"}}));
+    let config = with_tokenizer(
+        "tiny-wordpiece",
+        json!({"special_tokens": false, "pack": {"length": 3, "too_long": "quarantine"}}),
+    );
     let output = run("tokenize", &config, &batches).unwrap();
     assert_eq!(output.quarantined.len(), 1);
     assert_eq!(output.quarantined[0].error, expected);

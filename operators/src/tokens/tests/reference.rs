@@ -50,7 +50,9 @@ fn lists(batches: &[RecordBatch], column: &str) -> Vec<Vec<u32>> {
     let columns = batches.iter().map(|batch| batch.column_by_name(column).unwrap().as_list::<i32>());
     columns
         .flat_map(|lists| {
-            (0..lists.len()).map(|row| lists.value(row).as_primitive::<UInt32Type>().values().to_vec()).collect::<Vec<_>>()
+            (0..lists.len())
+                .map(|row| lists.value(row).as_primitive::<UInt32Type>().values().to_vec())
+                .collect::<Vec<_>>()
         })
         .collect()
 }

@@ -68,8 +68,8 @@ pub(super) enum Place {
 
 impl CountCache {
     /// What a cache takes, in bytes.
-    pub(super) const BYTES: usize = SHORT_SETS * size_of::<ShortSet>()
-        + LONG_SETS * (size_of::<[u32; WAYS]>() + size_of::<[LongWord; WAYS]>());
+    pub(super) const BYTES: usize =
+        SHORT_SETS * size_of::<ShortSet>() + LONG_SETS * (size_of::<[u32; WAYS]>() + size_of::<[LongWord; WAYS]>());
 
     pub(super) fn new() -> Self {
         Self {

@@ -45,9 +45,8 @@ impl TokenCounter {
         // are matched on normalised text, words.
         count += tokens.split(added, text, false, |piece, offset| {
             let normalized = normalize(shared.pipeline.get_normalizers(), piece, offset).map_err(failed)?;
-            count += tokens.split(added, &normalized, true, |piece, _| {
-                words.count(shared, piece).map(|tokens| count += tokens)
-            })?;
+            count += tokens
+                .split(added, &normalized, true, |piece, _| words.count(shared, piece).map(|tokens| count += tokens))?;
             Ok::<(), EncodeError>(())
         })?;
         Ok(count)

@@ -16,8 +16,7 @@ static INERT: LazyLock<Box<[u64; 1024]>> = LazyLock::new(|| {
     let mut bits = Box::new([0u64; 1024]);
     for code in 0..0x1_0000u32 {
         let inert = char::from_u32(code).is_some_and(|character| {
-            canonical_combining_class(character) == 0
-                && is_nfc_quick(std::iter::once(character)) == IsNormalized::Yes
+            canonical_combining_class(character) == 0 && is_nfc_quick(std::iter::once(character)) == IsNormalized::Yes
         });
         bits[(code / 64) as usize] |= u64::from(inert) << (code % 64);
     }
