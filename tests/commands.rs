@@ -162,6 +162,31 @@ fn every_sink_format_holds_the_same_rows() {
 }
 
 #[test]
+fn a_token_budget_names_the_row_that_reaches_it() {
+    let workspace = workspace();
+    let text = |tokens: u64, column: &str| {
+        format!(
+            "source: {{path: \"corpus/*.jsonl\", split_size: 100 rows}}\nsteps: [derive: {{tokens: id % 3}}]\nsink: {{parquet: {{path: out{tokens}, token_budget: {{column: {column}, tokens: {tokens}}}}}}}\n"
+        )
+    };
+    // The counts are 0 1 2 0 1 2 …: three a group of three rows.
+    for (tokens, reached, index, total) in
+        [(300, true, Some(299), 300), (301, true, Some(301), 301), (1000, false, None, 399)]
+    {
+        workspace.write("b.yaml", text(tokens, "tokens"));
+        workspace.run(&["run", "b.yaml", "--quiet"], 0);
+        let report = std::fs::read(workspace.path(&format!("out{tokens}/_run/token_budget.json"))).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        assert_eq!(report["reached_target_token_count"], reached);
+        assert_eq!(report["final_index"], json!(index));
+        assert_eq!(report["acutal_token_count"], total);
+    }
+    workspace.write("b.yaml", text(5, "tokns"));
+    let wrong = workspace.run(&["validate", "b.yaml"], 2);
+    assert!(wrong.err.contains("did you mean 'tokens'?"), "{}", wrong.err);
+}
+
+#[test]
 fn schema_and_operators() {
     let workspace = workspace();
     let schema = workspace.run(&["schema"], 0).json();

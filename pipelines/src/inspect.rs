@@ -95,7 +95,18 @@ async fn look(files: Vec<SourceFile>, environment: &Environment, rows: usize) ->
 
 /// The first rows of a file, with whatever columns it has. Unreadable rows are passed over.
 pub(crate) async fn rows_of(file: OpenFile, rows: u64) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    let options = read_options(rows);
+    batches_of(file, read_options(rows)).await
+}
+
+/// All rows of a file, of the columns that are named.
+pub(crate) async fn columns_of(
+    file: OpenFile,
+    columns: Vec<String>,
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    batches_of(file, ReadOptions { require_text: false, columns: Some(columns), ..ReadOptions::default() }).await
+}
+
+async fn batches_of(file: OpenFile, options: ReadOptions) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let plan = gristmill_datasets::plan(vec![file.clone()], &options).await?;
     let schema = plan.schema;
     let chunks = futures::stream::iter(plan.splits)

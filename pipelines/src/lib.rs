@@ -21,7 +21,7 @@ mod testing;
 pub use chain::{Chain, ChainRun, Ground, StepError, StepSpec};
 pub use definition::{
     ArrowSink, JsonlSink, Judgments, MetricsDefinition, OneOrMany, ParquetSink, Pipeline, PipelineFile, SinkCommon,
-    SinkDefinition, SourceDefinition, SplitSizeText, StepDefinition, TestDefinition,
+    SinkDefinition, SourceDefinition, SplitSizeText, StepDefinition, TestDefinition, TokenBudgetDefinition,
 };
 pub use environment::Environment;
 pub use error::{DefinitionError, PipelineError, Place, Result};

@@ -27,7 +27,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use sink::{ArrowSink, JsonlSink, Judgments, MetricsDefinition, ParquetSink, SinkCommon, SinkDefinition};
+pub use sink::{
+    ArrowSink, JsonlSink, Judgments, MetricsDefinition, ParquetSink, SinkCommon, SinkDefinition, TokenBudgetDefinition,
+};
 pub use source::{OneOrMany, SourceDefinition, SplitSizeText};
 use source_text::SourceText;
 pub use step::StepDefinition;

@@ -37,6 +37,9 @@ pub struct SinkCommon {
     /// A sample of what the steps decided, as `_run/judgments.csv`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judgments: Option<Judgments>,
+    /// The row of the output with which a token budget is reached, as `_run/token_budget.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_budget: Option<TokenBudgetDefinition>,
     /// Classification reports of the verdict steps, as `_run/metrics.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<MetricsDefinition>,
@@ -49,6 +52,16 @@ pub struct Judgments {
     /// The first so many rows of the output.
     #[serde(default = "default_judgments")]
     pub rows: u64,
+}
+
+/// A number of tokens to be reached.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenBudgetDefinition {
+    /// Column with the tokens of each row, such as a `count_tokens` step adds.
+    pub column: String,
+    /// The budget.
+    pub tokens: u64,
 }
 
 fn default_judgments() -> u64 {

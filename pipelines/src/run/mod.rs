@@ -10,6 +10,7 @@ mod prepare;
 mod progress;
 mod report;
 mod spec;
+mod token_budget;
 
 pub use driver::{Observer, RunOptions, Unobserved, folder_url, run, run_folder};
 pub use estimate::{Estimate, Spread, estimate};

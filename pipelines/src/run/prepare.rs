@@ -258,6 +258,9 @@ fn bind(
     if let Some(label) = &label {
         check_label(file, &full_schema, &chain, label)?;
     }
+    if let Some(budget) = &sink.token_budget {
+        check_budget(file, chain.output_schema(), &budget.column)?;
+    }
     let mut schema = Arc::clone(&full_schema);
     let mut columns_read = read.columns.clone();
     let selects = chain.specs().any(|step| step.operator.kind == "select");
@@ -323,6 +326,25 @@ fn check_label(file: &PipelineFile, source: &SchemaRef, chain: &Chain, label: &s
             Err(file.error(&path, message).into())
         }
     }
+}
+
+/// The column of a token budget is an integer column of the output.
+fn check_budget(file: &PipelineFile, output: &SchemaRef, column: &str) -> Result<()> {
+    let path = format!("sink.{}.token_budget.column", file.pipeline().sink.kind());
+    let found = output.field_with_name(column).ok();
+    if found.is_some_and(|field| field.data_type().is_integer()) {
+        return Ok(());
+    }
+    let names: Vec<&str> = output.fields().iter().map(|field| field.name().as_str()).collect();
+    let what = found.map_or_else(
+        || format!("no column '{column}'"),
+        |field| format!("column '{column}' has type {}, expected an integer", field.data_type()),
+    );
+    let nearest = gristmill_operators::nearest(column, names.iter().copied())
+        .filter(|name| name != column)
+        .map(|name| format!(", did you mean '{name}'?"))
+        .unwrap_or_default();
+    Err(file.error(&path, format!("token_budget: {what}{nearest}; columns: {}", names.join(", "))).into())
 }
 
 fn read_options(file: &PipelineFile, source: &SourceDefinition) -> Result<ReadOptions> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::definition::PipelineFile;
 use crate::error::{PipelineError, Result};
 use crate::run::mill::Mill;
-use crate::run::{judgments, metrics};
+use crate::run::{judgments, metrics, token_budget};
 
 /// The report of a finished run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -74,6 +74,9 @@ pub(crate) async fn finish(file: &PipelineFile, mill: &Mill, plan: &RunPlan, man
     if let Some(sample) = &common.judgments {
         let csv = judgments::sample(mill, manifest, sample.rows).await?;
         put(mill, "_run/judgments.csv", csv).await?;
+    }
+    if let Some(wanted) = &common.token_budget {
+        put_json(mill, "_run/token_budget.json", &token_budget::find(mill, manifest, wanted).await?).await?;
     }
     put_json(mill, "_run/report.json", &report).await?;
     Ok(report)
