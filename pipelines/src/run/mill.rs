@@ -4,7 +4,6 @@
 //! calls it. A split is read, judged and written batch by batch; only writers and operators hold rows back, within the
 //! bounds they state.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -447,19 +446,28 @@ fn engine(error: arrow_schema::ArrowError) -> PipelineError {
     PipelineError::Engine(error.to_string())
 }
 
-/// Mills by run folder, for workers that get many splits of few runs.
+/// Runs whose mills a worker keeps; more than it works on at a time, fewer than would hold many models in memory.
+const KEPT_MILLS: usize = 8;
+
+/// Mills by what they grind, for workers that get many splits of few runs: a term list is not compiled for each split.
 #[derive(Debug, Default)]
 pub(crate) struct Mills {
-    bound: Mutex<HashMap<String, Arc<Mill>>>,
+    /// The latest used is the last.
+    bound: Mutex<Vec<(String, Arc<Mill>)>>,
 }
 
 impl Mills {
     pub(crate) fn get(&self, spec: &RunSpec, environment: &Environment) -> Result<Arc<Mill>> {
         let key = serde_json::to_string(spec).map_err(|error| PipelineError::Engine(error.to_string()))?;
-        if let Some(mill) = self.bound.lock().get(&key) {
-            return Ok(Arc::clone(mill));
-        }
-        let mill = Arc::new(Mill::bind(spec.clone(), environment)?);
-        Ok(Arc::clone(self.bound.lock().entry(key).or_insert(mill)))
+        let mut bound = self.bound.lock();
+        let entry = match bound.iter().position(|(known, _)| *known == key) {
+            Some(place) => bound.remove(place),
+            None => (key, Arc::new(Mill::bind(spec.clone(), environment)?)),
+        };
+        let mill = Arc::clone(&entry.1);
+        bound.push(entry);
+        let surplus = bound.len().saturating_sub(KEPT_MILLS);
+        bound.drain(..surplus);
+        Ok(mill)
     }
 }

@@ -281,7 +281,8 @@ fn bind(
                     .fields()
                     .iter()
                     .map(|field| field.name().clone())
-                    .filter(|name| !name.starts_with('_'))
+                    // Provenance is not a column of the files.
+                    .filter(|name| !(read.provenance && matches!(name.as_str(), "_source" | "_row")))
                     .collect(),
             );
             chain = attach(&schema, &environment.resources)?;
