@@ -294,10 +294,13 @@ unsafe fn fetch_sixteen(table: &[u32], indices: std::arch::x86_64::__m512i) -> s
     let mut lanes = [0u32; 16];
     // SAFETY: both arrays hold 64 bytes.
     unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), indices) };
-    // SAFETY: the caller promises that the indices are inside.
-    let words = lanes.map(|index| unsafe { *table.get_unchecked(index as usize) });
+    // A plain loop: a closure given to another function is not compiled for these instructions unless both are inlined.
+    for lane in &mut lanes {
+        // SAFETY: the caller promises that the indices are inside.
+        *lane = unsafe { *table.get_unchecked(*lane as usize) };
+    }
     // SAFETY: as for the store.
-    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
 
 /// The words of `table` at eight indices.
@@ -313,10 +316,13 @@ unsafe fn fetch_eight(table: &[u32], indices: std::arch::x86_64::__m256i) -> std
     let mut lanes = [0u32; 8];
     // SAFETY: both arrays hold 32 bytes.
     unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), indices) };
-    // SAFETY: the caller promises that the indices are inside.
-    let words = lanes.map(|index| unsafe { *table.get_unchecked(index as usize) });
+    // A plain loop: a closure given to another function is not compiled for these instructions unless both are inlined.
+    for lane in &mut lanes {
+        // SAFETY: the caller promises that the indices are inside.
+        *lane = unsafe { *table.get_unchecked(*lane as usize) };
+    }
     // SAFETY: as for the store.
-    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
+    unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
 }
 
 /// Every fourth bit, from the lowest.

@@ -28,17 +28,24 @@
 //!
 //! # Trade-offs
 //!
-//! Time is proportional to positions plus candidates plus occurrences. Where occurrences are dense (patterns of one or two
-//! bytes, `the` and `in` in English) an automaton reports them faster: each costs a hash lookup here and none there.
+//! Time is proportional to positions plus candidates plus occurrences. Where candidates are dense (patterns of one or two
+//! bytes, `the` and `in` in English), an automaton is faster: each costs a hash lookup here and none there. So there is one for
+//! such text as well (`dense`). It is built when the candidates in some text first exceed a limit found by measurement
+//! (`pace`), unless it would take more than 64 MiB or a pattern is longer than 1 KiB; it then reads 64 KiB, after which the
+//! windows are asked again. The engines share a text by where occurrences begin, so that results do not depend on where they
+//! take turns. Without the automaton, dense text is scanned more slowly.
+//!
 //! A text built so that every position is a candidate of one long chain (thousands of patterns that agree in their window and
 //! in their first eight bytes) makes the scan slow, which an automaton would not be; lists of terms that people write do not
-//! look like that. Memory is about 90 bytes for each pattern besides the filter, a tenth and less of what an automaton takes.
+//! look like that. Memory is about 90 bytes for each pattern besides the filter and the automaton.
 //!
 //! Because positions are independent, there is nothing to win by walking several documents in turns; [`Scanner::scan`] takes
 //! many documents in order to reuse its buffers and give all results at once.
 
 mod boundary;
+mod dense;
 mod filter;
+mod pace;
 mod rarity;
 mod verify;
 
@@ -47,9 +54,13 @@ mod tests;
 
 use std::collections::{BinaryHeap, HashSet};
 use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::OnceLock;
 
 pub use boundary::CharClass;
+use dense::{Dense, Notes};
 use filter::{BLOCK, Backend, CASE, Filter, OVERHANG};
+use pace::{Pace, Plan};
 use verify::{Buckets, Entry, Patterns, load_four};
 
 /// Masks computed ahead of verification: 1 KiB of text, so that it is still in the first cache when it is verified.
@@ -128,6 +139,9 @@ pub struct ScanResults {
     slots: Vec<u32>,
     /// The smallest `first_end`s, largest on top.
     earliest: BinaryHeap<usize>,
+    notes: Notes,
+    /// Kept from scan to scan: small documents that come one by one are judged together.
+    pace: Pace,
 }
 
 impl ScanResults {
@@ -177,6 +191,9 @@ pub struct Scanner {
     patterns: Patterns,
     filter: Filter,
     windows: Windows,
+    /// The automaton for dense text: built when such text is met, absent if it would be too large.
+    dense: OnceLock<Option<Dense>>,
+    plan: Plan,
     options: ScanOptions,
 }
 
@@ -187,13 +204,14 @@ impl Scanner {
         options: &ScanOptions,
     ) -> Result<Self, ScanError> {
         let backend = Backend::available().pop().unwrap_or(Backend::Portable);
-        Self::with_backend(patterns, options, backend)
+        Self::with_backend(patterns, options, backend, Plan::default())
     }
 
     fn with_backend<P: AsRef<[u8]>>(
         patterns: impl IntoIterator<Item = P>,
         options: &ScanOptions,
         backend: Backend,
+        plan: Plan,
     ) -> Result<Self, ScanError> {
         let mut stored = Patterns::default();
         for (pattern, bytes) in patterns.into_iter().enumerate() {
@@ -209,7 +227,7 @@ impl Scanner {
         }
         let mut filter = Filter::new(filter_bits(&stored), backend);
         let windows = Windows::new(&stored, &mut filter);
-        Ok(Self { patterns: stored, filter, windows, options: options.clone() })
+        Ok(Self { patterns: stored, filter, windows, dense: OnceLock::new(), plan, options: options.clone() })
     }
 
     /// Number of patterns.
@@ -224,10 +242,11 @@ impl Scanner {
         self.len() == 0
     }
 
-    /// Bytes of memory that the compiled patterns occupy.
+    /// Bytes of memory that the compiled patterns occupy, with the automaton once a text has caused it to be built.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.patterns.memory() + self.filter.memory() + self.windows.memory()
+        let dense = self.dense.get().and_then(Option::as_ref).map_or(0, Dense::memory);
+        self.patterns.memory() + self.filter.memory() + self.windows.memory() + dense
     }
 
     /// Scans each document and puts what was asked for into `results`, replacing what was there.
@@ -240,7 +259,8 @@ impl Scanner {
             results.earliest.clear();
             let base = results.hits.len();
             let spans = results.spans.len();
-            let mut collector = Collector { text: document, options: &self.options, request, base, results };
+            let begins = 0..document.len();
+            let mut collector = Collector { text: document, options: &self.options, request, base, begins, results };
             if self.options.ignore_ascii_case {
                 self.walk::<true>(document, &mut collector);
             } else {
@@ -258,38 +278,91 @@ impl Scanner {
         }
     }
 
-    /// Hands all occurrences to the collector, in the order of their windows, until it has enough.
+    /// Hands all occurrences to the collector until it has enough. The engines take turns; each is given a range of the text
+    /// and finds the occurrences that begin there.
     fn walk<const FOLD: bool>(&self, text: &[u8], collector: &mut Collector<'_>) {
+        let mut at = 0;
+        while at < text.len() && !collector.has_enough(at) {
+            let pace = &mut collector.results.pace;
+            if pace.is_dense()
+                && let Some(dense) = self.dense.get_or_init(|| Dense::new(&self.patterns, FOLD))
+            {
+                let to = at + pace.take(text.len() - at, collector.request.first.is_some());
+                let mut notes = std::mem::take(&mut collector.results.notes);
+                collector.begins = at..to;
+                dense.walk(text, at..to, &mut notes, |pattern, start, end| collector.found(pattern, start, end));
+                collector.results.notes = notes;
+                at = to;
+            } else {
+                collector.begins = at..text.len();
+                let to = self.walk_windows::<FOLD>(text, at..text.len(), true, collector);
+                collector.begins.end = to;
+                // Occurrences that begin before the end of the range can have their windows behind it.
+                self.walk_windows::<FOLD>(text, to..text.len().min(to + self.windows.reach), false, collector);
+                at = to;
+            }
+        }
+    }
+
+    /// Hands the occurrences to the collector whose windows are in `range`, in the order of their windows, and perhaps some
+    /// behind. Returns where it stopped: at the end of the range, and before that if the collector has enough or if `yielding`
+    /// and the text is dense.
+    fn walk_windows<const FOLD: bool>(
+        &self,
+        text: &[u8],
+        range: Range<usize>,
+        yielding: bool,
+        collector: &mut Collector<'_>,
+    ) -> usize {
         let mut long = [0; MASKS];
         let mut short = [0; MASKS];
-        let mut from = 0;
-        loop {
+        let Range { start: mut from, end: to } = range;
+        let at_once = (self.plan.probe / BLOCK).clamp(1, MASKS);
+        while from < to {
             let blocks = (text.len() - from).saturating_sub(OVERHANG) / BLOCK;
             if blocks == 0 {
                 break;
             }
-            let blocks = blocks.min(MASKS);
+            let blocks = blocks.min(at_once).min((to - from).div_ceil(BLOCK));
             self.filter.run(&text[from..], &mut long[..blocks], &mut short[..blocks]);
+            let mut candidates = 0;
             for block in 0..blocks {
                 if collector.has_enough(from + block * BLOCK) {
-                    return;
+                    return to;
                 }
-                self.verify::<FOLD>(text, from + block * BLOCK, long[block], short[block], collector);
+                candidates += self.verify::<FOLD>(text, from + block * BLOCK, long[block], short[block], collector);
             }
             from += blocks * BLOCK;
+            if yielding {
+                collector.results.pace.add(blocks * BLOCK, candidates, &self.plan);
+                if collector.results.pace.is_dense() && self.has_dense() {
+                    return from;
+                }
+            }
         }
-        if collector.has_enough(from) {
-            return;
+        if from >= to || collector.has_enough(from) {
+            return to;
         }
         // At most 66 bytes are left.
         let mut tail = [0; 2 * BLOCK + OVERHANG];
         tail[..text.len() - from].copy_from_slice(&text[from..]);
         self.filter.run(&tail, &mut long[..2], &mut short[..2]);
+        let mut candidates = 0;
         for block in 0..2 {
-            self.verify::<FOLD>(text, from + block * BLOCK, long[block], short[block], collector);
+            candidates += self.verify::<FOLD>(text, from + block * BLOCK, long[block], short[block], collector);
         }
+        if yielding {
+            collector.results.pace.add(text.len() - from, candidates, &self.plan);
+        }
+        to
     }
 
+    /// Whether there is an automaton or may be.
+    fn has_dense(&self) -> bool {
+        self.dense.get().is_none_or(Option::is_some)
+    }
+
+    /// Looks at the candidates of a block and returns how many there were.
     #[inline]
     fn verify<const FOLD: bool>(
         &self,
@@ -298,9 +371,11 @@ impl Scanner {
         mut long: u64,
         mut short: u64,
         collector: &mut Collector<'_>,
-    ) {
-        let Windows { one, two, three, inner, four } = &self.windows;
+    ) -> u32 {
+        let Windows { one, two, three, inner, four, .. } = &self.windows;
+        let mut candidates = 0;
         while long != 0 {
+            candidates += 1;
             let position = from + long.trailing_zeros() as usize;
             long &= long - 1;
             for (buckets, position) in [(four, position), (inner, position), (three, position), (three, position + 1)] {
@@ -311,6 +386,7 @@ impl Scanner {
             }
         }
         while short != 0 {
+            candidates += 1;
             let position = from + short.trailing_zeros() as usize;
             short &= short - 1;
             for buckets in [two, one].into_iter().flatten() {
@@ -319,6 +395,7 @@ impl Scanner {
                 });
             }
         }
+        candidates
     }
 }
 
@@ -329,6 +406,8 @@ struct Collector<'a> {
     request: ScanRequest,
     /// Hits of earlier documents.
     base: usize,
+    /// Where occurrences begin that are taken: others are found by another walk.
+    begins: Range<usize>,
     results: &'a mut ScanResults,
 }
 
@@ -344,6 +423,9 @@ impl Collector<'_> {
 
     #[inline]
     fn found(&mut self, pattern: u32, start: usize, end: usize) {
+        if !self.begins.contains(&start) {
+            return;
+        }
         let slot = self.results.slots[pattern as usize] as usize + self.base;
         let known = self.results.hits.get(slot).filter(|hit| hit.pattern == pattern);
         // The two windows of a pattern lie at different offsets, so a later occurrence may be found before an earlier one.
@@ -395,6 +477,8 @@ struct Windows {
     /// All other windows: one at an even offset of its pattern, for occurrences that begin at even positions, and one at an odd
     /// offset for the others.
     four: Option<Buckets>,
+    /// No window begins so far behind the beginning of its pattern.
+    reach: usize,
 }
 
 impl Windows {
@@ -402,6 +486,8 @@ impl Windows {
     fn new(patterns: &Patterns, filter: &mut Filter) -> Self {
         let (mut one, mut two, mut three, mut inner, mut four) = (vec![], vec![], vec![], vec![], vec![]);
         let mut used = HashSet::new();
+        // Of patterns of four bytes, the last three are a window.
+        let mut reach = 2;
         // The shortest first: those have the least choice, and the others can share windows with them.
         let mut order: Vec<u32> = (0..patterns.len() as u32).collect();
         order.sort_by_key(|pattern| patterns.get(*pattern as usize).len());
@@ -437,6 +523,7 @@ impl Windows {
                         filter.add_four(window);
                         used.insert(window | CASE);
                         four.push(entry(offset));
+                        reach = reach.max(offset + 1);
                     }
                 }
             }
@@ -447,11 +534,12 @@ impl Windows {
             three: Buckets::new(3, &three, patterns),
             inner: Buckets::new(3, &inner, patterns),
             four: Buckets::new(4, &four, patterns),
+            reach,
         }
     }
 
     fn memory(&self) -> usize {
-        let Self { one, two, three, inner, four } = self;
+        let Self { one, two, three, inner, four, .. } = self;
         [one, two, three, inner, four].into_iter().flatten().map(Buckets::memory).sum()
     }
 }

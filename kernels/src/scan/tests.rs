@@ -69,31 +69,66 @@ fn option_table() -> Vec<ScanOptions> {
         .collect()
 }
 
-/// Compares all backends, options and requests with what the naive search finds.
+/// Windows alone, as usual, and switches of engine at many positions: after so and so many bytes of either.
+fn plans() -> Vec<Plan> {
+    let mut plans = vec![Plan { candidates: u32::MAX, ..Plan::default() }, Plan::default()];
+    plans.extend([1, 5, 37, 64, 65, 200, 1 << 20].map(|run| Plan { candidates: 0, probe: 64, run }));
+    plans
+}
+
+/// Compares all backends, plans, options and requests with what the naive search finds.
 fn check(patterns: &[Vec<u8>], texts: &[&[u8]]) {
     for options in option_table() {
         let expected: Vec<Vec<Span>> = texts.iter().map(|text| naive(patterns, text, &options)).collect();
         for backend in Backend::available() {
-            let scanner = Scanner::with_backend(patterns, &options, backend).unwrap();
-            let mut results = ScanResults::default();
-            scanner.scan(texts, ScanRequest { first: None, spans: true }, &mut results);
-            assert_eq!(results.len(), texts.len());
-            for (document, spans) in expected.iter().enumerate() {
-                assert_eq!(results.spans(document), spans, "{backend:?} {options:?} {patterns:?} {document}");
-                assert_eq!(results.hits(document), hits_of(spans, None), "{backend:?} {options:?} {patterns:?}");
-            }
-            for first in [1, 2, 3, 1000] {
-                let request = ScanRequest { first: NonZeroUsize::new(first), spans: true };
-                scanner.scan(texts, request, &mut results);
-                for (document, spans) in expected.iter().enumerate() {
-                    assert_eq!(
-                        results.hits(document),
-                        hits_of(spans, Some(first)),
-                        "{backend:?} {patterns:?} first {first}"
-                    );
-                    assert!(results.spans(document).is_empty());
+            let mut scanner = Scanner::with_backend(patterns, &options, backend, Plan::default()).unwrap();
+            for plan in plans() {
+                scanner.plan = plan;
+                let context = format!("{backend:?} {plan:?} {options:?} {patterns:?}");
+                // Twice with the same buffers: the second scan begins in the state that the first one ends in.
+                let mut results = ScanResults::default();
+                for _ in 0..2 {
+                    scanner.scan(texts, ScanRequest { first: None, spans: true }, &mut results);
+                    assert_eq!(results.len(), texts.len());
+                    for (document, spans) in expected.iter().enumerate() {
+                        assert_eq!(results.spans(document), spans, "{context} {document}");
+                        assert_eq!(results.hits(document), hits_of(spans, None), "{context} {document}");
+                    }
+                }
+                for first in [1, 2, 3, 1000] {
+                    let request = ScanRequest { first: NonZeroUsize::new(first), spans: true };
+                    scanner.scan(texts, request, &mut results);
+                    for (document, spans) in expected.iter().enumerate() {
+                        assert_eq!(results.hits(document), hits_of(spans, Some(first)), "{context} first {first}");
+                        assert!(results.spans(document).is_empty());
+                    }
                 }
             }
+        }
+        check_dense(patterns, texts, &expected, &options);
+    }
+}
+
+/// Each engine finds the occurrences that begin in a range, whatever surrounds it: here, the automaton.
+fn check_dense(patterns: &[Vec<u8>], texts: &[&[u8]], expected: &[Vec<Span>], options: &ScanOptions) {
+    let scanner = Scanner::new(patterns, options).unwrap();
+    let dense = Dense::new(&scanner.patterns, options.ignore_ascii_case).unwrap();
+    let isolated =
+        |start, end, text| options.isolated_from.as_ref().is_none_or(|class| class.isolates(text, start, end));
+    for (text, spans) in texts.iter().zip(expected) {
+        for (numerator, length) in
+            [(0, text.len()), (1, text.len() / 2), (2, text.len() / 3), (2, 70), (1, 130), (1, 0)]
+        {
+            let from = text.len() * numerator / 5;
+            let to = text.len().min(from + length);
+            let mut found = Vec::new();
+            dense.walk(text, from..to, &mut Notes::default(), |pattern, start, end| {
+                found.push(Span { start, end, pattern });
+            });
+            found.retain(|span| isolated(span.start, span.end, text));
+            found.sort_unstable();
+            let inside: Vec<Span> = spans.iter().filter(|span| (from..to).contains(&span.start)).copied().collect();
+            assert_eq!(found, inside, "{from}..{to} {patterns:?}");
         }
     }
 }
@@ -205,16 +240,46 @@ fn many_patterns_agree_with_the_automaton() {
         let expected = automaton(&patterns, &text, &options);
         assert!(expected.len() > 3000);
         for backend in Backend::available() {
-            let scanner = Scanner::with_backend(&patterns, &options, backend).unwrap();
-            let mut results = ScanResults::default();
-            scanner.scan(&[&text], ScanRequest { first: None, spans: true }, &mut results);
-            assert_eq!(results.spans(0), expected, "{backend:?}");
+            let mut scanner = Scanner::with_backend(&patterns, &options, backend, Plan::default()).unwrap();
+            for plan in plans().into_iter().step_by(3) {
+                scanner.plan = plan;
+                let mut results = ScanResults::default();
+                scanner.scan(&[&text], ScanRequest { first: None, spans: true }, &mut results);
+                assert_eq!(results.spans(0), expected, "{backend:?} {plan:?}");
+            }
         }
     }
 }
 
+#[test]
+fn the_automaton_is_built_when_a_text_is_dense() {
+    let scanner = Scanner::new(["the", "and", "of", "in"], &ScanOptions::default()).unwrap();
+    let compiled = scanner.memory();
+    let mut results = ScanResults::default();
+    let sparse = b"every last word ".repeat(5000);
+    let dense = b"and the end of the beginning in the land ".repeat(5000);
+    scanner.scan(&[&sparse[..1000], &sparse], ScanRequest::default(), &mut results);
+    assert!(scanner.dense.get().is_none());
+    scanner.scan(&[&dense], ScanRequest::default(), &mut results);
+    assert!(scanner.memory() > compiled);
+    let counts: Vec<(u32, u64)> = results.hits(0).iter().map(|hit| (hit.pattern, hit.occurrences)).collect();
+    assert_eq!(counts, [(0, 15_000), (1, 10_000), (2, 5000), (3, 15_000)]);
+}
+
+#[test]
+fn a_list_too_large_for_an_automaton_is_scanned_all_the_same() {
+    let long = "ab".repeat(600);
+    let scanner = Scanner::new([long.as_str(), "ab", "ba"], &ScanOptions::default()).unwrap();
+    let text = "ab".repeat(4000);
+    let mut results = ScanResults::default();
+    scanner.scan(&[text.as_bytes()], ScanRequest::default(), &mut results);
+    let counts: Vec<u64> = results.hits(0).iter().map(|hit| hit.occurrences).collect();
+    assert_eq!(counts, [4000 - 599, 4000, 3999]);
+    assert!(matches!(scanner.dense.get(), Some(None)), "1,200 bytes are more than the automaton takes");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn small_alphabet(
