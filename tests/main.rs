@@ -1,6 +1,13 @@
 //! End-to-end behaviour: the binary as a user runs it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub
+)]
 
 mod bad_input;
 mod commands;

@@ -43,7 +43,7 @@ use crate::hosts::engine_error;
 /// let plan = Arc::new(OperatorExec::try_new(step, documents, Environment::local())?);
 /// let batches = datafusion::physical_plan::collect(plan, context.task_ctx()).await?;
 /// assert_eq!(batches[0].num_columns(), 2);
-/// # datafusion::error::Result::Ok(())
+/// # Ok::<(), datafusion::error::DataFusionError>(())
 /// # })?;
 /// # Ok::<(), datafusion::error::DataFusionError>(())
 /// ```
