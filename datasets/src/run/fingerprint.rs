@@ -300,8 +300,8 @@ mod tests {
         let specs = Map::from_iter([("steps".to_owned(), json!([]))]);
         let resources = BTreeMap::from([("terms.csv".to_owned(), "hash".to_owned())]);
         let schema = Schema::new(vec![Field::new("text", DataType::Utf8View, false)]);
-        let run = Fingerprint::of_run(specs.clone(), &[file.clone()], &resources, &schema);
-        assert_eq!(run, Fingerprint::of_run(specs.clone(), &[file.clone()], &resources, &schema));
+        let run = Fingerprint::of_run(specs.clone(), std::slice::from_ref(&file), &resources, &schema);
+        assert_eq!(run, Fingerprint::of_run(specs.clone(), std::slice::from_ref(&file), &resources, &schema));
 
         let touched = SourceFile { modified_ms: Some(6), ..file.clone() };
         let other_terms = BTreeMap::from([("terms.csv".to_owned(), "other".to_owned())]);
@@ -312,7 +312,7 @@ mod tests {
                 "inputs[file:///c/a.jsonl].modified_ms: 5 -> 6",
             ),
             (
-                Fingerprint::of_run(specs.clone(), &[file.clone()], &other_terms, &schema),
+                Fingerprint::of_run(specs.clone(), std::slice::from_ref(&file), &other_terms, &schema),
                 r#"resources.terms.csv: "hash" -> "other""#,
             ),
             (Fingerprint::of_run(specs, &[file], &resources, &nullable), "schema[0].nullable: false -> true"),

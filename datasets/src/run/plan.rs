@@ -300,7 +300,7 @@ pub(crate) mod tests {
             size: 1 << 30,
             etag: number.is_multiple_of(2).then(|| format!("\"{number:032x}\"")),
             version: None,
-            modified_ms: (number % 3 == 0).then_some(1_700_000_000_000),
+            modified_ms: number.is_multiple_of(3).then_some(1_700_000_000_000),
             format: if number % 5 == 4 { Format::Jsonl } else { Format::Parquet },
             compression: if number % 5 == 4 { Compression::Zstd } else { Compression::None },
         };
@@ -312,9 +312,9 @@ pub(crate) mod tests {
             start: number % 10,
             end: number % 10 + 1,
             skip: number % 4,
-            take: (number % 7 == 0).then_some(11),
-            first_row: (number % 3 == 0).then_some(number * 1_000),
-            file_row: (number % 4 == 0).then_some(number * 100),
+            take: number.is_multiple_of(7).then_some(11),
+            first_row: number.is_multiple_of(3).then_some(number * 1_000),
+            file_row: number.is_multiple_of(4).then_some(number * 100),
             rows: (number % 3 == 1).then_some(1_000),
             bytes: 100 << 20,
         };

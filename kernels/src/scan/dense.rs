@@ -163,6 +163,7 @@ impl Dense {
             let steps = (piece - done).min(STEPS);
             let lanes: [&[u8]; LANES] = std::array::from_fn(|lane| &text[from + lane * piece + done..][..steps]);
             let mut noted = 0;
+            #[allow(clippy::needless_range_loop, reason = "one position is read in each of the lanes")]
             for step in 0..steps {
                 for lane in 0..LANES {
                     states[lane] = self.next(states[lane], lanes[lane][step]);

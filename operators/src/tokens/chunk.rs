@@ -128,6 +128,7 @@ pub(super) fn windows(ids: usize, content: usize, overlap: usize) -> impl Iterat
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "a case lists its windows, and some have one")]
     use proptest::prelude::*;
 
     use super::*;

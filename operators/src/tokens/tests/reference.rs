@@ -41,7 +41,7 @@ fn read(path: &Path) -> Vec<RecordBatch> {
 }
 
 fn texts(path: &Path) -> Vec<String> {
-    let column = |batch: &RecordBatch| batch.column_by_name("text").unwrap().clone();
+    let column = |batch: &RecordBatch| std::sync::Arc::clone(batch.column_by_name("text").unwrap());
     let owned = |texts: ArrayRef| texts.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect();
     read(path).iter().map(column).flat_map(|texts| -> Vec<String> { owned(texts) }).collect()
 }
