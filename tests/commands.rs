@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{TERMS, Workspace, lines, parts, pipeline, rows};
+use crate::support::{TERMS, Workspace, data, lines, parts, pipeline, read_parquet, rows};
 
 fn workspace() -> Workspace {
     let workspace = Workspace::new();
@@ -184,6 +184,37 @@ fn a_token_budget_names_the_row_that_reaches_it() {
     workspace.write("b.yaml", text(5, "tokns"));
     let wrong = workspace.run(&["validate", "b.yaml"], 2);
     assert!(wrong.err.contains("did you mean 'tokens'?"), "{}", wrong.err);
+}
+
+/// The reference verdicts, through source, chain and parts.
+#[test]
+fn the_blocklist_of_the_reference_data() {
+    let Some(data) = data() else { return };
+    let workspace = Workspace::new();
+    let expected: Vec<serde_json::Value> = read_parquet(&data.join("reference/blocklist/expected.parquet"))
+        .iter()
+        .flat_map(|batch| {
+            let mut writer = arrow_json::ArrayWriter::new(Vec::new());
+            writer.write(batch).unwrap();
+            writer.finish().unwrap();
+            serde_json::from_slice::<Vec<serde_json::Value>>(&writer.into_inner()).unwrap()
+        })
+        .collect();
+    for (matching, column) in [("substring", "substring_terms"), ("word", "word_terms")] {
+        let text = format!(
+            "source: {{path: \"{0}/corpus/sample.jsonl\", split_size: 100 rows}}\nsteps:\n  - blocklist: {{terms: \"{0}/reference/blocklist/terms.txt\", case: ascii, match: {matching}, list: all}}\nsink: {{parquet: {{path: {matching}, sidecar: true}}}}\n",
+            data.display()
+        );
+        workspace.write("p.yaml", text);
+        workspace.run(&["run", "p.yaml", "--quiet"], 0);
+        let found = rows(&workspace.path(matching), "data");
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            let terms = expected[column].as_array().map_or(0, Vec::len);
+            assert_eq!(found["blocklist_metadata"]["distinct"], terms, "{}", found["id"]);
+            assert_eq!(found["blocklist"], terms >= 2, "{}", found["id"]);
+        }
+    }
 }
 
 #[test]

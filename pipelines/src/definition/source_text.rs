@@ -147,8 +147,8 @@ fn step_config(step: &mut Map<String, Value>) -> &mut Map<String, Value> {
 #[derive(Debug)]
 enum Tree {
     Scalar(Value),
-    Sequence(Vec<Spanned<Tree>>),
-    Map(Vec<(Spanned<String>, Spanned<Tree>)>),
+    Sequence(Vec<Spanned<Self>>),
+    Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
 impl<'de> Deserialize<'de> for Tree {
