@@ -90,6 +90,23 @@ fn a_killed_run_ends_like_an_undisturbed_one() {
 }
 
 #[test]
+fn what_a_killed_run_left_after_its_manifest_is_deleted() {
+    let workspace = Workspace::new();
+    workspace.write("terms.txt", TERMS);
+    workspace.write("corpus/0.jsonl", lines(0, 300));
+    workspace.write("run.yaml", pipeline("corpus/*.jsonl", "out"));
+    workspace.run(&["run", "run.yaml", "--quiet"], 0);
+    let undisturbed = parts(&workspace.path("out"));
+    for left in ["data/00001-0123456789abcdef.parquet", "rejected/00002-0123456789abcdef.parquet"] {
+        workspace.write(&format!("out/{left}"), "a part of an attempt that never was committed");
+    }
+    workspace.write("out/data/notes.txt", "not a part");
+    workspace.run(&["run", "run.yaml", "--quiet"], 0);
+    std::fs::remove_file(workspace.path("out/data/notes.txt")).unwrap();
+    assert_eq!(parts(&workspace.path("out")), undisturbed);
+}
+
+#[test]
 fn two_drivers_on_one_folder_agree() {
     let workspace = Workspace::new();
     corpus(&workspace);

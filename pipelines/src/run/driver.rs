@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gristmill_datasets::Location;
-use gristmill_datasets::run::{CommitRecord, Manifest, Opened, RetryPolicy, RunFolder, RunPlan};
+use gristmill_datasets::run::{CommitRecord, Opened, RetryPolicy, RunFolder, RunPlan};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
@@ -80,14 +80,14 @@ pub async fn run(
         Opened::Created => prepared.plan,
         Opened::Resumed(plan) => *plan,
     };
-    let manifest = match log.read_manifest().await? {
-        Some(manifest) => {
-            let progress = Arc::new(Progress::new(plan.total(), plan.total(), 0));
-            observer.started(&folder, &plan, plan.total(), &progress);
-            manifest
-        }
-        None => grind_all(&mill, &plan, file.pipeline().attempts, options.workers, &observer).await?,
-    };
+    if log.read_manifest().await?.is_some() {
+        let progress = Arc::new(Progress::new(plan.total(), plan.total(), 0));
+        observer.started(&folder, &plan, plan.total(), &progress);
+    } else {
+        grind_all(&mill, &plan, file.pipeline().attempts, options.workers, &observer).await?;
+    }
+    // Also when the manifest was there: a driver that was killed after writing it has not cleaned up.
+    let manifest = log.finish(&plan).await?;
     report::finish(file, &mill, &plan, &manifest).await
 }
 
@@ -125,14 +125,14 @@ pub fn folder_url(path: &str) -> Result<String, gristmill_datasets::DatasetError
     })
 }
 
-/// Grinds what is pending and writes the manifest.
+/// Grinds what is pending.
 async fn grind_all(
     mill: &Arc<Mill>,
     plan: &RunPlan,
     attempts: u32,
     workers: usize,
     observer: &Arc<dyn Observer>,
-) -> Result<Manifest> {
+) -> Result<()> {
     let log = mill.folder();
     log.retry_failed().await?;
     let committed = log.committed().await?;
@@ -160,7 +160,7 @@ async fn grind_all(
         let first = format!("split {split}: {error}");
         return Err(PipelineError::Splits { failed: failures.len(), total: plan.splits.len(), first });
     }
-    Ok(log.finish(plan).await?)
+    Ok(())
 }
 
 /// What the workers of a run share.

@@ -23,6 +23,10 @@ use crate::{Compression, Format, SourceFile, Split, SplitUnit};
 
 /// Steps of tasks within which a run must be over.
 const MOST_STEPS: u64 = 20_000;
+/// How often a driver is started again while things go wrong.
+const BAD_DAY_RESTARTS: u32 = 2;
+/// How often a driver is started again when nothing fails any more, for what earlier failures left under way.
+const GOOD_DAY_RESTARTS: u32 = 20;
 
 /// A mistake in the protocol, planted to see whether it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,7 +151,9 @@ pub fn run(seed: u64, planted: Option<Planted>) -> Result<Tally, Violation> {
 fn replay(world: &World, executor: &mut Executor, plan: &RunPlan, drivers: usize, splits: u64) -> Result<(), String> {
     let start = |world: &World, driver: usize, life: u64| actors::start_driver(world, plan, driver, life);
     world.with(|state| {
-        state.restarts = vec![2; drivers];
+        // Whoever gives the command on a good day gives it again when a store answered with conflicts for longer than a
+        // driver tries.
+        state.restarts = [vec![BAD_DAY_RESTARTS; drivers], vec![GOOD_DAY_RESTARTS; 2]].concat();
         for driver in 0..drivers {
             let delay = state.random.below(60);
             state.start_driver_after(delay, driver);
@@ -312,6 +318,13 @@ mod tests {
             assert!(count > 100, "{what}: {count} times");
         }
         assert_eq!(tally.manifests, 10_000);
+    }
+
+    #[test]
+    fn conflicts_that_outlast_a_driver_end_when_the_command_is_given_again() {
+        for seed in [122_970, 915_363] {
+            assert_eq!(run(seed, None).unwrap().manifests, 1);
+        }
     }
 
     #[test]
