@@ -77,7 +77,7 @@ impl Upload {
         if !rest.is_empty() {
             self.send(rest).await?;
         }
-        while self.parts_below(1).await? {}
+        self.wait_for_parts_below(1).await?;
         if let Some(multipart) = &mut self.multipart {
             multipart.complete().await.map_err(|error| failure(&self.path, error))?;
         }
@@ -95,7 +95,7 @@ impl Upload {
     }
 
     async fn send(&mut self, part: bytes::Bytes) -> Result<()> {
-        while !self.parts_below(PARALLEL_PARTS).await? {}
+        self.wait_for_parts_below(PARALLEL_PARTS).await?;
         let multipart = match &mut self.multipart {
             Some(multipart) => multipart,
             None => {
@@ -108,16 +108,19 @@ impl Upload {
         Ok(())
     }
 
-    /// Waits for a part unless fewer than `limit` are under way, and says whether they are.
-    async fn parts_below(&mut self, limit: usize) -> Result<bool> {
-        if self.parts.len() < limit {
-            return Ok(true);
+    /// Waits until fewer than `limit` parts are under way. A part that failed ends the upload.
+    async fn wait_for_parts_below(&mut self, limit: usize) -> Result<()> {
+        while self.parts.len() >= limit {
+            match self.parts.join_next().await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => return Err(failure(&self.path, error)),
+                Some(Err(error)) => {
+                    return Err(store_error(&self.path, format!("the upload of a part stopped: {error}")));
+                }
+                None => return Ok(()),
+            }
         }
-        match self.parts.join_next().await {
-            Some(Ok(Ok(()))) | None => Ok(self.parts.len() < limit),
-            Some(Ok(Err(error))) => Err(failure(&self.path, error)),
-            Some(Err(error)) => Err(store_error(&self.path, format!("the upload of a part stopped: {error}"))),
-        }
+        Ok(())
     }
 }
 
@@ -147,4 +150,67 @@ fn failure(path: &Path, error: object_store::Error) -> DatasetError {
 
 fn store_error(path: &Path, message: String) -> DatasetError {
     DatasetError::Store { location: path.to_string(), message }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use object_store::memory::InMemory;
+    use object_store::{PutPayload, PutResult, UploadPart};
+
+    use super::*;
+
+    /// An upload whose parts take the longer the earlier they were sent, and that refuses to be completed before all
+    /// of them arrived.
+    #[derive(Debug, Default)]
+    struct SlowUpload {
+        sent: usize,
+        arrived: Arc<AtomicUsize>,
+        most_under_way: Arc<AtomicUsize>,
+    }
+
+    #[async_trait::async_trait]
+    impl MultipartUpload for SlowUpload {
+        fn put_part(&mut self, _: PutPayload) -> UploadPart {
+            self.sent += 1;
+            let (sent, arrived) = (self.sent, Arc::clone(&self.arrived));
+            self.most_under_way.fetch_max(sent - arrived.load(Ordering::SeqCst), Ordering::SeqCst);
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_secs(1000 / sent as u64)).await;
+                arrived.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
+        }
+
+        async fn complete(&mut self) -> object_store::Result<PutResult> {
+            let arrived = self.arrived.load(Ordering::SeqCst);
+            if arrived < self.sent {
+                let message = format!("{arrived} of {} parts arrived", self.sent);
+                return Err(object_store::Error::Generic { store: "slow", source: message.into() });
+            }
+            Ok(PutResult { e_tag: None, version: None })
+        }
+
+        async fn abort(&mut self) -> object_store::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_complete_when_its_last_part_arrived() {
+        for (bytes, parts) in [(1, 1), (PART_BYTES, 1), (PART_BYTES + 1, 2), (3 * PART_BYTES, 3), (7 * PART_BYTES, 7)] {
+            let slow = SlowUpload::default();
+            let (arrived, most) = (Arc::clone(&slow.arrived), Arc::clone(&slow.most_under_way));
+            let mut upload = Upload::new(Arc::new(InMemory::new()), Path::from("part"));
+            upload.multipart = Some(Box::new(slow));
+            let content = vec![7; bytes];
+            upload.take(&mut content.clone()).await.unwrap();
+            assert_eq!(upload.finish().await.unwrap(), blake3::hash(&content).to_hex().to_string());
+            assert_eq!(arrived.load(Ordering::SeqCst), parts, "{bytes} bytes");
+            assert!(most.load(Ordering::SeqCst) <= PARALLEL_PARTS);
+        }
+    }
 }
