@@ -55,7 +55,8 @@ fn ended(child: &mut Child) -> bool {
     })
 }
 
-fn same_parts(found: &Path, expected: &Path) {
+/// Both runs gave the same bytes for every split.
+pub fn same_parts(found: &Path, expected: &Path) {
     let (found, expected) = (parts(found), parts(expected));
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (name, bytes) in &expected {

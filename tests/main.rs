@@ -11,7 +11,11 @@
 
 mod bad_input;
 mod commands;
+mod faults;
+mod full_disk;
 mod hosts;
+mod hub;
 mod kills;
+mod report;
 mod s3;
 mod support;

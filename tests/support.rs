@@ -34,8 +34,11 @@ impl Workspace {
     pub fn gristmill(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gristmill"));
         command.current_dir(self.folder.path()).args(arguments);
-        for name in ["GRISTMILL_WORKERS", "GRISTMILL_LOG", "HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "AWS_PROFILE"] {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if ["GRISTMILL_", "HF_", "AWS_"].iter().any(|prefix| text.starts_with(prefix)) {
+                command.env_remove(&name);
+            }
         }
         command
     }
@@ -105,6 +108,27 @@ pub fn parts(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     parts
+}
+
+/// The first file below a folder whose name or bytes hold `text`.
+pub fn holds(folder: &Path, text: &str) -> Option<PathBuf> {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let inside = if path.is_dir() {
+            holds(&path, text)
+        } else {
+            let mut bytes = std::fs::read(&path).unwrap();
+            if path.extension().is_some_and(|extension| extension == "parquet") {
+                // Columns may be compressed.
+                bytes.extend(format!("{:?}", read_parquet(&path)).bytes());
+            }
+            bytes.windows(text.len()).any(|window| window == text.as_bytes()).then(|| path.clone())
+        };
+        if inside.is_some() || path.to_string_lossy().contains(text) {
+            return inside.or(Some(path));
+        }
+    }
+    None
 }
 
 /// Rows of a Parquet file.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gristmill_datasets::DatasetError;
+use gristmill_datasets::{DatasetError, redact};
 use gristmill_operators::OperatorError;
 
 use crate::chain::StepError;
@@ -55,9 +55,9 @@ impl fmt::Display for DefinitionError {
         if let Some(place) = self.place {
             write!(formatter, ":{}:{}", place.line, place.column)?;
         }
-        write!(formatter, ": {}", self.message)?;
+        write!(formatter, ": {}", redact(&self.message))?;
         if let (Some(place), Some(line)) = (self.place, &self.line) {
-            let shown: String = line.chars().take(160).collect();
+            let shown: String = redact(line).chars().take(160).collect();
             let number = place.line.to_string();
             let margin = " ".repeat(number.len());
             write!(formatter, "\n {margin} |\n {number} | {shown}\n {margin} | ")?;

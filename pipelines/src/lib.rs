@@ -4,6 +4,7 @@
 //! * [`run::run`] runs or resumes it; [`run::prepare`], [`run::estimate`] and [`run::validate`] look at it without running.
 //! * [`operator_functions`] and [`OperatorExec`] host operators in SQL, DataFrames and physical plans; [`OperatorCodec`]
 //!   carries the latter to other processes.
+//! * [`numbers`] writes counts, sizes and times as people read them.
 //! * [`operators`] holds the operators that are SQL expressions: `filter`, `derive`, `select`.
 
 mod chain;
@@ -13,9 +14,11 @@ mod error;
 mod expressions;
 mod hosts;
 pub mod inspect;
+pub mod numbers;
 pub mod operators;
 pub mod run;
 mod schema;
+mod secrets;
 mod testing;
 
 pub use chain::{Chain, ChainRun, Ground, StepError, StepSpec};
@@ -29,4 +32,5 @@ pub use expressions::Expression;
 pub use hosts::{OperatorCodec, OperatorExec, OperatorFunction, operator_functions};
 pub use inspect::Inspection;
 pub use schema::pipeline_schema;
+pub use secrets::without_credentials;
 pub use testing::{TestOutcome, run_tests};

@@ -2,7 +2,7 @@
 
 use arrow_schema::Schema;
 use gristmill::pipelines::run::{self, Estimate, Mill, Spread};
-use gristmill::pipelines::{Chain, Environment, PipelineError};
+use gristmill::pipelines::{Chain, Environment, PipelineError, without_credentials};
 use serde_json::{Value, json};
 
 use super::arguments::{PipelineOnly, PlanArguments};
@@ -29,7 +29,7 @@ pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) ->
             "fingerprint": plan.fingerprint.value,
             "files": plan.files,
             "splits": plan.splits,
-            "steps": prepared.spec.steps,
+            "steps": without_credentials(json!(prepared.spec.steps)),
             "source_schema": columns(prepared.chain.input_schema()),
             "output_schema": columns(&prepared.output_schema),
             "estimate": estimate,
@@ -104,7 +104,11 @@ fn chain_text(chain: &Chain, output: &Schema) -> String {
         let when = step.when.as_ref().map(|when| format!("  when {when}")).unwrap_or_default();
         let named =
             if step.operator.name == step.operator.kind { String::new() } else { format!(" '{}'", step.operator.name) };
-        lines.push(format!("{position:>6}  {}{named} {}{when}", step.operator.kind, step.operator.config));
+        lines.push(format!(
+            "{position:>6}  {}{named} {}{when}",
+            step.operator.kind,
+            without_credentials(step.operator.config.clone())
+        ));
     }
     lines.push(format!("sink    {}", list(output)));
     lines.join("\n")

@@ -151,18 +151,19 @@ impl Stores {
     /// # Errors
     /// As [`Stores::open`].
     pub fn open_location(&self, location: &Location) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        if let Some(store) = bucket_key(location).and_then(|key| self.shared.clients.lock().get(&key).map(Arc::clone)) {
+            return Ok((store, path_in(location)?));
+        }
         let store: Arc<dyn ObjectStore> = match location {
             Location::File { .. } => Arc::<LocalFileSystem>::clone(&self.shared.local),
             Location::Memory { .. } => Arc::<InMemory>::clone(&self.shared.memory),
             #[cfg(feature = "s3")]
-            Location::S3 { bucket, .. } => self.client(format!("s3://{bucket}"), || s3::connect(self, bucket))?,
+            Location::S3 { bucket, .. } => self.bucket(location, || s3::connect(self, bucket))?,
             #[cfg(feature = "gcs")]
-            Location::Gcs { bucket, .. } => self.client(format!("gs://{bucket}"), || gcs::connect(self, bucket))?,
+            Location::Gcs { bucket, .. } => self.bucket(location, || gcs::connect(self, bucket))?,
             #[cfg(feature = "azure")]
             Location::Azure { account, container, .. } => {
-                let account = account.as_deref();
-                let key = format!("az://{container}@{}", account.unwrap_or_default());
-                self.client(key, || azure::connect(self, account, container))?
+                self.bucket(location, || azure::connect(self, account.as_deref(), container))?
             }
             #[cfg(feature = "http")]
             Location::Http { url } => {
@@ -175,11 +176,39 @@ impl Stores {
             #[allow(unreachable_patterns)]
             other => return Err(left_out(other)),
         };
-        let path = Path::parse(location.path()).map_err(|error| DatasetError::Location {
+        Ok((store, path_in(location)?))
+    }
+
+    /// Uses `store` for every location in the bucket that `bucket` names, such as `s3://name`, in place of a client made
+    /// from the environment: a program's own client, or a store of another kind.
+    ///
+    /// # Example
+    /// ```
+    /// use std::sync::Arc;
+    /// use gristmill_datasets::{StoreOptions, Stores};
+    /// use object_store::{ObjectStoreExt, memory::InMemory};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let stores = Stores::new(StoreOptions::default());
+    /// stores.register("s3://corpora", Arc::new(InMemory::new()))?;
+    /// let (store, path) = stores.open("s3://corpora/terms.txt")?;
+    /// store.put(&path, "moth".into()).await?;
+    /// assert_eq!(stores.read_all("s3://corpora/terms.txt").await?, "moth");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`DatasetError::Location`] when the location is not in a bucket of S3, Google Cloud Storage or Azure.
+    pub fn register(&self, bucket: &str, store: Arc<dyn ObjectStore>) -> Result<()> {
+        let location = Location::parse(bucket)?;
+        let key = bucket_key(&location).ok_or_else(|| DatasetError::Location {
             location: location.to_string(),
-            message: redact(&error.to_string()),
+            message: "is in no bucket; allowed: s3://name, gs://name, az://name".to_owned(),
         })?;
-        Ok((store, path))
+        self.shared.clients.lock().insert(key, store);
+        Ok(())
     }
 
     /// Reads a small file as a whole: a term list, a tokenizer, a configuration.
@@ -203,6 +232,15 @@ impl Stores {
     #[must_use]
     pub fn options(&self) -> &StoreOptions {
         &self.shared.options
+    }
+
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+    fn bucket(
+        &self,
+        location: &Location,
+        connect: impl FnOnce() -> Result<Arc<dyn ObjectStore>>,
+    ) -> Result<Arc<dyn ObjectStore>> {
+        self.client(bucket_key(location).unwrap_or_default(), connect)
     }
 
     #[cfg(feature = "http")]
@@ -314,6 +352,23 @@ pub fn install_crypto_provider() {
         // It fails when one is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
+}
+
+/// What stores of buckets are known by.
+fn bucket_key(location: &Location) -> Option<String> {
+    match location {
+        Location::S3 { bucket, .. } => Some(format!("s3://{bucket}")),
+        Location::Gcs { bucket, .. } => Some(format!("gs://{bucket}")),
+        Location::Azure { account, container, .. } => {
+            Some(format!("az://{container}@{}", account.as_deref().unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
+fn path_in(location: &Location) -> Result<Path> {
+    Path::parse(location.path())
+        .map_err(|error| DatasetError::Location { location: location.to_string(), message: redact(&error.to_string()) })
 }
 
 fn left_out(location: &Location) -> DatasetError {

@@ -45,12 +45,16 @@ impl Drop for HubServer {
 }
 
 fn tool() -> Option<PathBuf> {
-    let data = std::env::var_os("GRISTMILL_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
-    let tool = data.join("../tools/hub_server.py");
-    if !tool.is_file() {
-        println!("skipped: '{}' is absent", tool.display());
-        return None;
+    let beside = |data: PathBuf| data.join("../tools/hub_server.py");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let candidates = match std::env::var_os("GRISTMILL_DATA") {
+        Some(data) => vec![beside(PathBuf::from(data))],
+        // Of the workspace's own package, or of a package in it.
+        None => ["../shared/data", "../../shared/data"].map(|data| beside(root.join(data))).to_vec(),
+    };
+    let found = candidates.iter().find(|tool| tool.is_file()).cloned();
+    if found.is_none() {
+        println!("skipped: '{}' is absent", candidates[0].display());
     }
-    Some(tool)
+    found
 }

@@ -18,6 +18,7 @@ use crate::error::{PipelineError, Result};
 use crate::run::driver::folder_url;
 use crate::run::mill::output_columns;
 use crate::run::spec::{RunSpec, decode_schema, encode_schema};
+use crate::secrets::without_credentials;
 
 /// A pipeline whose source has been looked at and whose steps are bound.
 #[derive(Debug)]
@@ -72,8 +73,12 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
     // The chain may need fewer columns than the source has; what is not needed is not read.
     let read = ReadOptions { columns: bound.columns_read.clone(), ..read };
     let parts = part_options(file)?;
-    let resources: BTreeMap<String, String> =
-        bound.chain.resources().into_iter().map(|resource| (resource.location, resource.hash)).collect();
+    let resources: BTreeMap<String, String> = bound
+        .chain
+        .resources()
+        .into_iter()
+        .map(|resource| (gristmill_datasets::redact(&resource.location), resource.hash))
+        .collect();
     let sink = json!({"parts": parts, "columns": bound.columns_written, "rejected": pipeline.sink.common().rejected});
     let specs: Map<String, Value> = [
         ("source".to_owned(), planning_options(&read)?),
@@ -85,7 +90,7 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
     let fingerprint = Fingerprint::of_run(specs, &files, &resources, &bound.output_schema);
     let source = SourcePlan { schema: Arc::clone(&bound.schema), ..source };
     let definition = json!({
-        "pipeline": pipeline,
+        "pipeline": without_credentials(json!(pipeline)),
         "found": files,
         "read": planning_options(&read_options(file, &pipeline.source)?)?,
         "schema": encode_schema(&bound.full_schema),
@@ -425,7 +430,7 @@ fn step_values(steps: &[StepSpec]) -> Result<Value> {
             if let (Some(map), Some(when)) = (value.as_object_mut(), &step.when) {
                 map.insert("when".to_owned(), when.clone().into());
             }
-            Ok(value)
+            Ok(without_credentials(value))
         })
         .collect()
 }

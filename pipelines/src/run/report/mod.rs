@@ -1,4 +1,9 @@
-//! What a finished run says about itself: `_run/report.json`, and beside it metrics and a sample of judgments.
+//! What a finished run says about itself: `_run/report.json` for machines, `_run/report.html` for people, and beside them
+//! metrics and a sample of judgments.
+
+mod aside;
+mod chart;
+mod page;
 
 use gristmill_datasets::run::{Manifest, RunPlan, StepCount, Totals};
 use object_store::{ObjectStoreExt, PutPayload};
@@ -9,6 +14,7 @@ use crate::definition::PipelineFile;
 use crate::error::{PipelineError, Result};
 use crate::run::mill::Mill;
 use crate::run::{judgments, metrics, token_budget};
+use crate::secrets::without_credentials;
 
 /// The report of a finished run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,7 +57,7 @@ pub struct RunReport {
     pub seconds: f64,
     /// What each step did.
     pub steps: Vec<StepCount>,
-    /// The pipeline, with every default filled in.
+    /// The pipeline, with every default filled in and without the credentials of its locations.
     pub pipeline: Value,
 }
 
@@ -78,6 +84,9 @@ pub(crate) async fn finish(file: &PipelineFile, mill: &Mill, plan: &RunPlan, man
     if let Some(wanted) = &common.token_budget {
         put_json(mill, "_run/token_budget.json", &token_budget::find(mill, manifest, wanted).await?).await?;
     }
+    let samples = aside::samples(mill, manifest).await?;
+    let contents = page::Contents { report: &report, manifest, plan, steps: &mill.spec().steps, samples: &samples };
+    put(mill, "_run/report.html", page::render(&contents)?.into_bytes()).await?;
     put_json(mill, "_run/report.json", &report).await?;
     Ok(report)
 }
@@ -130,7 +139,7 @@ fn of_manifest(file: &PipelineFile, mill: &Mill, plan: &RunPlan, manifest: &Mani
         bytes_out,
         seconds,
         steps,
-        pipeline,
+        pipeline: without_credentials(pipeline),
     })
 }
 
