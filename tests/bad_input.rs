@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::support::{TERMS, Workspace, lines, pipeline, rows};
+use crate::support::{TERMS, Workspace, lines, parts, pipeline, rows};
 
 fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -42,6 +42,8 @@ fn wrong_definitions_name_place_and_remedy() {
         ),
         ("NOT blocklist", "NOT bloklist", vec!["p.yaml:6:", "did you mean 'blocklist'?"]),
         ("NOT blocklist", "blocklist +", vec!["p.yaml:6:", "blocklist +"]),
+        ("NOT blocklist", "regexp_like(text, '(a')", vec!["p.yaml:6:", "unclosed group"]),
+        ("NOT blocklist", "lenth(text) > 2", vec!["p.yaml:6:", "lenth"]),
         ("corpus/*.jsonl", "corpus/*.jsnl", vec!["p.yaml:2:", "corpus/*.jsnl"]),
         ("split_size: 100 rows", "split_size: 0.0001", vec!["p.yaml:2:", "0.0001"]),
         ("split_size: 100 rows", "limit: -1", vec!["p.yaml:2:", "limit", "-1"]),
@@ -62,6 +64,30 @@ fn wrong_definitions_name_place_and_remedy() {
     assert!(ran.err.contains("did you mean './p.yaml'?"), "{}", ran.err);
     workspace.run(&["run"], 2);
     workspace.run(&["run", "p.yaml", "--workers", "0"], 2);
+}
+
+/// Files that would grow beyond all bounds are refused in bounded time, with a place.
+#[test]
+fn definitions_that_explode_are_refused() {
+    let workspace = Workspace::new();
+    workspace.write("corpus/a.jsonl", lines(0, 5));
+    let good = "source: {path: corpus}\nsink: {parquet: {path: out}}\n";
+    let mut bomb = String::from("a: &a [x, x, x, x, x, x, x, x, x, x]\n");
+    for (name, of) in ('b'..='j').zip('a'..) {
+        bomb.push_str(&format!("{name}: &{name} [{}]\n", vec![format!("*{of}"); 10].join(", ")));
+    }
+    let deep = format!("steps: {}{}\n", "[".repeat(100_000), "]".repeat(100_000));
+    let long = format!("description: {}\n", "x".repeat(5 << 20));
+    for (name, text, message) in
+        [("bomb", bomb, "p.yaml:6:"), ("deep", deep, "p.yaml:3:"), ("long", long, "a pipeline file may have")]
+    {
+        workspace.write("p.yaml", format!("{}{text}", if name == "bomb" { "" } else { good }));
+        let begun = std::time::Instant::now();
+        let ran = workspace.run(&["run", "p.yaml"], 2);
+        assert!(ran.err.contains(message), "{name}: {}", ran.err);
+        assert!(ran.err.len() < 2_000, "{name}: {} bytes of error", ran.err.len());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{name}: {:?}", begun.elapsed());
+    }
 }
 
 /// Rows that cannot be read go to quarantine with error, position and bytes; the others go through.
@@ -146,14 +172,15 @@ fn nothing_to_read() {
     assert_eq!(workspace.run(&["run", "p.yaml", "--json"], 0).json()["rows_in"], 4);
 }
 
+/// Two of the texts are null, all ids are equal, and one document has 100 MB.
 #[test]
 fn nulls_duplicate_ids_and_a_huge_document() {
     let workspace = Workspace::new();
     workspace.write("terms.txt", TERMS);
     let huge = format!(
         "{{\"id\": 1, \"text\": \"{} weevil {} moth\"}}\n",
-        "grain ".repeat(2_000_000),
-        "flour ".repeat(2_000_000)
+        "grain ".repeat(8_400_000),
+        "flour ".repeat(8_400_000)
     );
     workspace.write(
         "corpus/a.jsonl",
@@ -164,6 +191,67 @@ fn nulls_duplicate_ids_and_a_huge_document() {
     assert_eq!((&report["rows_in"], &report["rows_rejected"], &report["rows_out"]), (&json!(4), &json!(2), &json!(2)));
     let kept = rows(&workspace.path("out"), "data");
     assert!(kept.iter().all(|row| row.get("text").is_none_or(serde_json::Value::is_null)), "{kept:?}");
+}
+
+/// A file that may not be read, and a link that leads nowhere: named, and the run goes on when they are mended.
+#[test]
+fn files_that_cannot_be_read() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let workspace = Workspace::new();
+    workspace.write("corpus/a.jsonl", lines(0, 50));
+    workspace.write("p.yaml", "source: {path: \"corpus/*.jsonl\"}\nsink: {parquet: {path: out}}\n");
+    symlink(workspace.path("nowhere"), workspace.path("corpus/b.jsonl")).unwrap();
+    let ran = workspace.run(&["run", "p.yaml"], 2);
+    assert!(ran.err.contains("b.jsonl"), "{}", ran.err);
+    std::fs::remove_file(workspace.path("corpus/b.jsonl")).unwrap();
+
+    let closed = workspace.write("corpus/c.jsonl", lines(50, 50));
+    let mode = |bits| std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(bits)).unwrap();
+    mode(0);
+    if std::fs::File::open(&closed).is_ok() {
+        println!("skipped: this user may read every file");
+    } else {
+        let ran = workspace.run(&["run", "p.yaml"], 1);
+        assert!(ran.err.contains("c.jsonl") && ran.err.contains("ermission denied"), "{}", ran.err);
+    }
+    mode(0o644);
+    assert_eq!(workspace.run(&["run", "p.yaml", "--json"], 0).json()["rows_in"], 100);
+}
+
+/// Clocks that jump decide nothing: neither files and records from the future or from before 1970 nor a plan that is newer
+/// than its records keep a run from going on where it was.
+#[test]
+fn a_clock_that_jumps() {
+    let workspace = Workspace::new();
+    workspace.write("terms.txt", TERMS);
+    workspace.write("corpus/a.jsonl", lines(0, 300));
+    workspace.write("corpus/b.jsonl", lines(300, 300));
+    let (past, future) = (
+        std::time::UNIX_EPOCH - std::time::Duration::from_secs(1_000_000),
+        std::time::UNIX_EPOCH + std::time::Duration::from_secs(7_000_000_000),
+    );
+    let set = |path: &std::path::Path, time| std::fs::File::open(path).unwrap().set_modified(time).unwrap();
+    set(&workspace.path("corpus/a.jsonl"), past);
+    set(&workspace.path("corpus/b.jsonl"), future);
+    workspace.write("calm.yaml", pipeline("corpus/*.jsonl", "calm"));
+    workspace.write("p.yaml", pipeline("corpus/*.jsonl", "out"));
+    workspace.run(&["run", "calm.yaml", "--quiet"], 0);
+    workspace.run(&["run", "p.yaml", "--quiet"], 0);
+    std::fs::remove_file(workspace.path("out/_run/manifest.parquet")).unwrap();
+    for (index, entry) in std::fs::read_dir(workspace.path("out/_run/commits")).unwrap().enumerate() {
+        let path = entry.unwrap().path();
+        match index % 3 {
+            0 => std::fs::remove_file(path).unwrap(),
+            1 => set(&path, past),
+            _ => set(&path, future),
+        }
+    }
+    set(&workspace.path("out/_run/plan.parquet"), future);
+    let ran = workspace.run(&["run", "p.yaml", "--json"], 0);
+    assert!(ran.err.contains("\"resumed\":4"), "{}", ran.err);
+    assert_eq!(ran.json()["rows_in"], 600);
+    assert!(parts(&workspace.path("out")) == parts(&workspace.path("calm")));
 }
 
 /// A source file that changes between planning and reading is noticed, not mixed in.

@@ -18,4 +18,5 @@ mod hub;
 mod kills;
 mod report;
 mod s3;
+mod secrets;
 mod support;

@@ -16,8 +16,12 @@ use crate::error::{PipelineError, Result};
 /// What was found.
 #[derive(Debug)]
 pub struct Inspection {
-    /// The files, in order.
+    /// The files, in order; of a run the first ones.
     pub files: Vec<SourceFile>,
+    /// How many files there are.
+    pub total_files: u64,
+    /// Bytes of all files, as stored.
+    pub stored: u64,
     /// Rows in all files, where that is known without reading them.
     pub rows: Option<u64>,
     /// Schema of the rows.
@@ -54,11 +58,8 @@ pub async fn run_output(folder: &RunFolder, url: &str, environment: &Environment
             records
         }
     };
-    let mut total = 0;
     let mut files = Vec::new();
-    for record in &records {
-        total += record.rows_out;
-        let Some(part) = &record.part else { continue };
+    for part in records.iter().filter_map(|record| record.part.as_ref()) {
         let found = environment.stores.find(&format!("{url}/{part}")).await?;
         if let Some((format, compression)) = Format::of_name(found.name()) {
             files.push(found.into_source(format, compression));
@@ -69,7 +70,9 @@ pub async fn run_output(folder: &RunFolder, url: &str, environment: &Environment
         }
     }
     let mut inspection = look(files, environment, rows).await?;
-    inspection.rows = Some(total.max(records.iter().map(|record| record.rows_out).sum()));
+    inspection.rows = Some(records.iter().map(|record| record.rows_out).sum());
+    inspection.stored = records.iter().map(|record| record.bytes_out).sum();
+    inspection.total_files = records.iter().filter(|record| record.part.is_some()).count() as u64;
     Ok(inspection)
 }
 
@@ -78,9 +81,10 @@ async fn look(files: Vec<SourceFile>, environment: &Environment, rows: usize) ->
         let (store, path) = environment.stores.open(&file.url)?;
         Ok(OpenFile::new(store, path, file.clone()))
     };
+    let (total_files, stored) = (files.len() as u64, files.iter().map(|file| file.size).sum());
     let Some(first) = files.first() else {
         let schema = Arc::new(arrow_schema::Schema::empty());
-        return Ok(Inspection { files, rows: Some(0), schema, head: Vec::new() });
+        return Ok(Inspection { files, total_files, stored, rows: Some(0), schema, head: Vec::new() });
     };
     let options = read_options(rows as u64);
     let schema = gristmill_datasets::source_schema(vec![open(first)?], &options).await?;
@@ -90,7 +94,7 @@ async fn look(files: Vec<SourceFile>, environment: &Environment, rows: usize) ->
         head.extend(as_json(&batch)?);
     }
     head.truncate(rows);
-    Ok(Inspection { files, rows: None, schema, head })
+    Ok(Inspection { files, total_files, stored, rows: None, schema, head })
 }
 
 /// The first rows of a file, with whatever columns it has. Unreadable rows are passed over.

@@ -9,24 +9,24 @@ use super::table::{bytes, count, table};
 use super::{DONE, print_line};
 
 pub(super) async fn inspect(arguments: InspectArguments, environment: &Environment) -> Result<u8, PipelineError> {
-    let Inspection { files, rows, schema, head } = match run_folder(&arguments.target, environment).await? {
-        Some((folder, url)) => look::run_output(&folder, &url, environment, arguments.rows).await?,
-        None => look::files(&arguments.target, environment, arguments.rows).await?,
-    };
+    let Inspection { files, total_files, stored, rows, schema, head } =
+        match run_folder(&arguments.target, environment).await? {
+            Some((folder, url)) => look::run_output(&folder, &url, environment, arguments.rows).await?,
+            None => look::files(&arguments.target, environment, arguments.rows).await?,
+        };
     if arguments.json {
         for row in &head {
             print_line(&row.to_string())?;
         }
         return Ok(DONE);
     }
-    let stored: u64 = files.iter().map(|file| file.size).sum();
     let known = rows.map_or_else(|| "an unknown number of".to_owned(), count);
-    print_line(&format!("{} files, {} stored, {known} rows", count(files.len() as u64), bytes(stored as f64)))?;
+    print_line(&format!("{} files, {} stored, {known} rows", count(total_files), bytes(stored as f64)))?;
     for file in files.iter().take(5) {
         print_line(&format!("  {} {} {}", file.url, file.format, bytes(file.size as f64)))?;
     }
-    if files.len() > 5 {
-        print_line(&format!("  … and {} more", count(files.len() as u64 - 5)))?;
+    if total_files > 5 {
+        print_line(&format!("  … and {} more", count(total_files - 5)))?;
     }
     let fields = columns(&schema);
     let text = |field: &serde_json::Value, key: &str| field[key].as_str().unwrap_or_default().to_owned();

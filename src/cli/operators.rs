@@ -27,7 +27,7 @@ pub(super) fn operators(arguments: OperatorsArguments, environment: &Environment
         schema["required"].as_array().map(|keys| keys.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
     let rows: Vec<Vec<String>> = schema["properties"]
         .as_object()
-        .map(|properties| properties.iter().map(|(key, about)| row(key, about, &required)).collect())
+        .map(|properties| properties.iter().map(|(key, about)| row(key, about, &required, &schema["$defs"])).collect())
         .unwrap_or_default();
     if rows.is_empty() {
         print_line(schema["description"].as_str().unwrap_or("no configuration"))?;
@@ -37,12 +37,28 @@ pub(super) fn operators(arguments: OperatorsArguments, environment: &Environment
     Ok(DONE)
 }
 
-fn row(key: &str, about: &Value, required: &[&str]) -> Vec<String> {
+fn row(key: &str, about: &Value, required: &[&str], definitions: &Value) -> Vec<String> {
     let default = match about.get("default") {
         Some(Value::Null) | None if required.contains(&key) => "required".to_owned(),
         Some(Value::Null) | None => String::new(),
         Some(value) => value.to_string(),
     };
-    let meaning = about["description"].as_str().unwrap_or_default().replace('\n', " ");
+    let mut meaning = about["description"].as_str().unwrap_or_default().replace('\n', " ");
+    let allowed = allowed(about, definitions);
+    if !allowed.is_empty() {
+        meaning = format!("{} Allowed: {}.", meaning.trim_end(), allowed.join(", "));
+    }
     vec![key.to_owned(), default, meaning]
+}
+
+/// The names that a key takes, where it takes nothing else.
+fn allowed<'a>(about: &'a Value, definitions: &'a Value) -> Vec<&'a str> {
+    if let Some(name) = about["$ref"].as_str().and_then(|reference| reference.strip_prefix("#/$defs/")) {
+        return allowed(&definitions[name], definitions);
+    }
+    let names = about["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let alternatives = ["oneOf", "anyOf"].into_iter().filter_map(|key| about[key].as_array()).flatten();
+    names
+        .chain(alternatives.flat_map(|one| one["const"].as_str().into_iter().chain(allowed(one, definitions))))
+        .collect()
 }

@@ -1,6 +1,7 @@
 //! `gristmill plan` and `gristmill validate`.
 
 use arrow_schema::Schema;
+use gristmill::datasets::{Split, SplitUnit};
 use gristmill::pipelines::run::{self, Estimate, Mill, Spread};
 use gristmill::pipelines::{Chain, Environment, PipelineError, without_credentials};
 use serde_json::{Value, json};
@@ -45,7 +46,7 @@ pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) ->
             vec![
                 split.number.to_string(),
                 plan.files[split.file as usize].url.clone(),
-                format!("{:?} {}..{}", split.unit, split.start, split.end),
+                range(split),
                 split.rows.map(count).unwrap_or_else(|| "?".to_owned()),
                 bytes(split.bytes as f64),
             ]
@@ -87,6 +88,22 @@ pub(super) async fn validate(arguments: PipelineOnly, environment: &Environment)
     print_line(&chain_text(&valid.chain, &valid.output_schema))?;
     print_line(&format!("\n{} is valid: {} files", file.file(), count(valid.files.len() as u64)))?;
     Ok(DONE)
+}
+
+/// What of its file a split covers.
+fn range(split: &Split) -> String {
+    let rows = match (split.skip, split.take) {
+        (0, None) => String::new(),
+        (skip, None) => format!(", from row {}", count(skip)),
+        (skip, Some(take)) => format!(", rows {}..{}", count(skip), count(skip + take)),
+    };
+    let range = match split.unit {
+        SplitUnit::File => "whole file".to_owned(),
+        SplitUnit::RowGroups if split.end == split.start + 1 => format!("row group {}", split.start),
+        SplitUnit::RowGroups => format!("row groups {}..{}", split.start, split.end),
+        SplitUnit::Bytes => format!("bytes {}..{}", count(split.start), count(split.end)),
+    };
+    format!("{range}{rows}")
 }
 
 pub(super) fn columns(schema: &Schema) -> Vec<Value> {

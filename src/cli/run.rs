@@ -63,7 +63,8 @@ fn closing(report: &RunReport, elapsed: f64) -> String {
             seconds(elapsed),
             seconds(report.seconds)
         ),
-        format!("{}", report.folder),
+        report.folder.clone(),
+        format!("{}/_run/report.html says more", report.folder),
     ];
     if report.rows_quarantined > 0 {
         lines.push(format!(

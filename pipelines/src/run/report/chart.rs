@@ -6,6 +6,10 @@ use std::fmt::Write as _;
 const BARS: usize = 96;
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 140.0;
+/// Height of the tallest bar; the rest is for layers that are drawn higher than they are.
+const TALLEST: f64 = 134.0;
+/// A layer that is not empty can be seen.
+const LOWEST: f64 = 2.0;
 
 /// A layer of a stacked chart: the class that colours it, and a value for each split.
 pub(super) struct Layer<'a> {
@@ -55,10 +59,10 @@ pub(super) fn stacked(label: &str, layers: &[Layer<'_>], together: Together) -> 
         let mut top = HEIGHT;
         for (class, values) in &layers {
             let share = values.get(bar).map_or(0.0, |value| if tallest > 0.0 { value / tallest } else { 0.0 });
-            let height = share * HEIGHT;
-            if height <= 0.0 {
+            if share <= 0.0 {
                 continue;
             }
+            let height = (share * TALLEST).max(LOWEST);
             top -= height;
             // Writing to a string cannot fail.
             let _ = write!(
@@ -83,12 +87,12 @@ mod tests {
         assert_eq!((chart.tallest, chart.splits_per_bar), (4.0, 1));
         assert_eq!(chart.svg.matches("<rect").count(), 3, "an empty layer is not drawn: {}", chart.svg);
         assert!(
-            chart.svg.contains("class=\"kept\" x=\"166.00\" y=\"35.00\" width=\"28.00\" height=\"105.00\""),
+            chart.svg.contains("class=\"kept\" x=\"166.00\" y=\"39.50\" width=\"28.00\" height=\"100.50\""),
             "{}",
             chart.svg
         );
         assert!(
-            chart.svg.contains("class=\"rejected\" x=\"166.00\" y=\"0.00\" width=\"28.00\" height=\"35.00\""),
+            chart.svg.contains("class=\"rejected\" x=\"166.00\" y=\"6.00\" width=\"28.00\" height=\"33.50\""),
             "{}",
             chart.svg
         );

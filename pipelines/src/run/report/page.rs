@@ -61,7 +61,7 @@ pub(super) fn render(contents: &Contents<'_>) -> Result<String> {
             quarantined: count(report.rows_quarantined),
         },
         outcome: outcome(report),
-        facts: facts(report, manifest),
+        facts: facts(report),
         steps: step_rows(contents),
         unreadable: count(report.rows_unreadable),
         reasons: reasons(contents),
@@ -136,8 +136,7 @@ fn outcome(report: &RunReport) -> Outcome {
     }
 }
 
-fn facts(report: &RunReport, manifest: &Manifest) -> Vec<(&'static str, String)> {
-    let splits = manifest.records.len().max(1) as f64;
+fn facts(report: &RunReport) -> Vec<(&'static str, String)> {
     vec![
         ("Rows out", count(report.rows_out)),
         ("Parts", count(report.parts)),
@@ -146,7 +145,6 @@ fn facts(report: &RunReport, manifest: &Manifest) -> Vec<(&'static str, String)>
         ("Stored bytes read", bytes(report.bytes_in as f64)),
         ("Bytes written", bytes(report.bytes_out as f64)),
         ("Work", seconds(report.seconds)),
-        ("Mean per split", seconds(report.seconds / splits)),
     ]
 }
 
@@ -209,12 +207,12 @@ fn reasons(contents: &Contents<'_>) -> Vec<(String, String, String, String)> {
 /// Files with the most quarantined rows, most first, then by name.
 fn quarantined_files(manifest: &Manifest) -> Vec<(String, String, String)> {
     let mut by_file: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for record in manifest.records.iter().filter(|record| record.rows_quarantined > 0) {
+    for record in &manifest.records {
         let (quarantined, rows) = by_file.entry(&record.source).or_default();
         *quarantined += record.rows_quarantined;
         *rows += record.rows_in;
     }
-    let mut files: Vec<_> = by_file.into_iter().collect();
+    let mut files: Vec<_> = by_file.into_iter().filter(|(_, (quarantined, _))| *quarantined > 0).collect();
     files.sort_by_key(|(_, (quarantined, _))| std::cmp::Reverse(*quarantined));
     files.truncate(WORST);
     let shown = |(file, (quarantined, rows)): (&str, (u64, u64))| {

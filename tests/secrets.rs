@@ -1,0 +1,85 @@
+//! Credentials in locations are used and never shown: not in messages, logs, plans, records or reports.
+
+use serde_json::json;
+use wiremock::matchers::{header, method, path, query_param};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::support::{Ran, TERMS, Workspace, holds, lines, rows};
+
+const SECRETS: [&str; 3] = ["pa55word", "0123abcdsignature", "cGE1NXdvcmQ"];
+
+fn check(ran: &Ran, what: &str) {
+    for secret in SECRETS {
+        assert!(!ran.out.contains(secret), "{what} prints {secret}:\n{}", ran.out);
+        assert!(!ran.err.contains(secret), "{what} prints {secret}:\n{}", ran.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_in_addresses_are_used_and_not_shown() {
+    let workspace = Workspace::new();
+    let server = MockServer::start().await;
+    for (name, text) in [("/a.jsonl", lines(0, 50)), ("/terms.txt", TERMS.to_owned())] {
+        for verb in ["GET", "HEAD"] {
+            Mock::given(method(verb))
+                .and(path(name))
+                .and(query_param("X-Amz-Signature", "0123abcdsignature"))
+                // me:pa55word
+                .and(header("authorization", "Basic bWU6cGE1NXdvcmQ="))
+                .respond_with(ResponseTemplate::new(200).insert_header("etag", "\"1\"").set_body_string(text.clone()))
+                .mount(&server)
+                .await;
+        }
+    }
+    let address = |name: &str| {
+        let host = server.uri().replace("http://", "http://me:pa55word@");
+        format!("{host}{name}?X-Amz-Signature=0123abcdsignature")
+    };
+    let source = json!({"path": address("/a.jsonl")});
+    let blocklist = json!({"name": "flagged", "terms": address("/terms.txt")});
+    let good = json!({
+        "source": source,
+        "steps": [{"blocklist": blocklist}, {"filter": {"keep": "NOT flagged"}}],
+        "sink": {"parquet": {"path": "out", "rejected": true}},
+    });
+    // JSON on one line is YAML, too, and so every error shows the line with the addresses.
+    workspace.write("p.yaml", good.to_string());
+    let run = |arguments: &[&str], code: i32| {
+        let mut command = workspace.gristmill(arguments);
+        let ran = Ran::of(tokio::task::block_in_place(|| command.env("GRISTMILL_LOG", "trace").output()).unwrap());
+        assert_eq!(ran.code, code, "{arguments:?}: {}", ran.err);
+        check(&ran, &format!("{arguments:?}"));
+        ran
+    };
+    for arguments in [&["validate", "p.yaml"][..], &["plan", "p.yaml"], &["plan", "p.yaml", "--json"]] {
+        run(arguments, 0);
+    }
+    assert_eq!(run(&["run", "p.yaml", "--json"], 0).json()["rows_in"], 50);
+    run(&["status", "out"], 0);
+    run(&["status", "out", "--json"], 0);
+    for secret in SECRETS {
+        assert_eq!(holds(&workspace.path("out"), secret), None, "{secret} is recorded");
+    }
+    assert_eq!(rows(&workspace.path("out"), "data").len(), 42);
+    // The same run goes on with credentials that were renewed, since they are no part of it.
+    run(&["run", "p.yaml", "--quiet"], 0);
+
+    for (from, to) in [
+        ("\"source\"", "\"sorce\""),
+        ("\"keep\"", "\"kep\""),
+        ("NOT flagged", "NOT flaged"),
+        ("\"path\":\"out\"", "\"path\":\"http://me:pa55word@host/out\""),
+        ("/terms.txt", "/term.txt"),
+        ("/a.jsonl", "/b.jsonl"),
+        ("\"rejected\"", "[\"rejected\""),
+    ] {
+        let text = good.to_string();
+        assert!(text.contains(from), "{from} in {text}");
+        workspace.write("wrong.yaml", text.replace(from, to));
+        for command in ["validate", "run", "plan"] {
+            run(&[command, "wrong.yaml"], 2);
+        }
+    }
+    let changed = format!("steps.0.terms={}", address("/other.txt"));
+    run(&["run", "p.yaml", &changed], 2);
+}
