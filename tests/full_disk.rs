@@ -54,7 +54,7 @@ fn a_part_that_does_not_fit_is_written_when_there_is_space() {
     let ran = Ran::of(shell(&workspace, limited, "exec \"$GRISTMILL\" run out.yaml").output().unwrap());
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(ran.err.contains("1 of 4 splits failed") && ran.err.contains("File too large"), "{}", ran.err);
-    assert!(ran.err.contains("out/data/00002-"), "the file is named: {}", ran.err);
+    assert!(ran.err.contains("file:///") && ran.err.contains("/out/data/00002-"), "the file is named: {}", ran.err);
     let status = workspace.run(&["status", "out", "--json"], 0).json();
     assert_eq!((&status["committed"], &status["failed"][0]["split"]), (&3.into(), &2.into()));
 

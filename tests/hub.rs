@@ -101,7 +101,7 @@ fn a_data_set_by_name_with_configuration_and_split() {
         (", split: tests", "did you mean 'test'?"),
         (", config: fr", "there are: en, de"),
         ("@v9/en/*.jsonl", "the repository has no such revision"),
-        ("/en/trian-*.jsonl", "en"),
+        ("/en/trian-*.jsonl", "holds 5 names"),
     ] {
         workspace.write("p.yaml", source(more));
         let ran = run(&mut client(&workspace, &server.endpoint, &["run", "p.yaml"]), 2);

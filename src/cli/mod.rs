@@ -3,6 +3,7 @@
 mod arguments;
 mod inspect;
 mod live;
+mod log;
 mod operators;
 mod plan;
 mod run;
@@ -11,13 +12,11 @@ mod status;
 mod table;
 mod test;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use gristmill::datasets::DatasetError;
 use gristmill::pipelines::{DefinitionError, Environment, PipelineError, PipelineFile};
-use tracing_subscriber::EnvFilter;
 
 pub(crate) use arguments::Arguments;
 use arguments::{Command, PipelineArguments};
@@ -31,19 +30,9 @@ const USAGE: u8 = 2;
 /// More rows were quarantined than the pipeline allows.
 const QUARANTINED: u8 = 3;
 
-/// What is logged unless `GRISTMILL_LOG` says otherwise: warnings of gristmill, errors of everything else.
-const DEFAULT_LOG: &str =
-    "error,gristmill=warn,gristmill_datasets=warn,gristmill_operators=warn,gristmill_pipelines=warn";
-
 /// Runs a command and says how it ended.
 pub(crate) fn main(arguments: Arguments) -> ExitCode {
-    let filter = EnvFilter::try_from_env("GRISTMILL_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        subscriber.with_ansi(std::env::var_os("NO_COLOR").is_none()).init();
-    } else {
-        subscriber.json().init();
-    }
+    log::start();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -10,6 +10,7 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
 use tokio::task::JoinSet;
 
+use crate::stores::{denied, redact};
 use crate::{DatasetError, Result};
 
 /// Stores take 10,000 parts of at least 5 MiB, some of them only parts of equal size; this allows files of 156 GiB.
@@ -22,6 +23,8 @@ const PARALLEL_PARTS: usize = 4;
 pub(super) struct Upload {
     store: Arc<dyn ObjectStore>,
     path: Path,
+    /// The file as errors name it.
+    location: String,
     buffer: Vec<u8>,
     multipart: Option<Box<dyn MultipartUpload>>,
     parts: JoinSet<object_store::Result<()>>,
@@ -33,6 +36,7 @@ impl Upload {
     pub(super) fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
         Self {
             store,
+            location: path.to_string(),
             path,
             buffer: Vec::new(),
             multipart: None,
@@ -40,6 +44,11 @@ impl Upload {
             hasher: blake3::Hasher::new(),
             bytes: 0,
         }
+    }
+
+    /// Names the file in errors.
+    pub(super) fn name(&mut self, location: &str) {
+        location.clone_into(&mut self.location);
     }
 
     /// Bytes taken so far.
@@ -71,7 +80,7 @@ impl Upload {
     pub(super) async fn finish(&mut self) -> Result<String> {
         let rest = bytes::Bytes::from(std::mem::take(&mut self.buffer));
         if self.multipart.is_none() {
-            self.store.put(&self.path, rest.into()).await.map_err(|error| failure(&self.path, error))?;
+            self.store.put(&self.path, rest.into()).await.map_err(|error| failure(&self.location, error))?;
             return Ok(self.hasher.finalize().to_hex().to_string());
         }
         if !rest.is_empty() {
@@ -79,7 +88,7 @@ impl Upload {
         }
         self.wait_for_parts_below(1).await?;
         if let Some(multipart) = &mut self.multipart {
-            multipart.complete().await.map_err(|error| failure(&self.path, error))?;
+            multipart.complete().await.map_err(|error| failure(&self.location, error))?;
         }
         self.multipart = None;
         Ok(self.hasher.finalize().to_hex().to_string())
@@ -89,7 +98,7 @@ impl Upload {
     pub(super) async fn abort(mut self) -> Result<()> {
         self.parts.shutdown().await;
         match self.multipart.take() {
-            Some(mut multipart) => multipart.abort().await.map_err(|error| failure(&self.path, error)),
+            Some(mut multipart) => multipart.abort().await.map_err(|error| failure(&self.location, error)),
             None => Ok(()),
         }
     }
@@ -100,7 +109,7 @@ impl Upload {
             Some(multipart) => multipart,
             None => {
                 let multipart =
-                    self.store.put_multipart(&self.path).await.map_err(|error| failure(&self.path, error))?;
+                    self.store.put_multipart(&self.path).await.map_err(|error| failure(&self.location, error))?;
                 self.multipart.insert(multipart)
             }
         };
@@ -113,9 +122,9 @@ impl Upload {
         while self.parts.len() >= limit {
             match self.parts.join_next().await {
                 Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(error))) => return Err(failure(&self.path, error)),
+                Some(Ok(Err(error))) => return Err(failure(&self.location, error)),
                 Some(Err(error)) => {
-                    return Err(store_error(&self.path, format!("the upload of a part stopped: {error}")));
+                    return Err(store_error(&self.location, format!("the upload of a part stopped: {error}")));
                 }
                 None => return Ok(()),
             }
@@ -139,17 +148,17 @@ impl Drop for Upload {
 }
 
 /// An error of this crate from one of the store.
-fn failure(path: &Path, error: object_store::Error) -> DatasetError {
+fn failure(location: &str, error: object_store::Error) -> DatasetError {
     match error {
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            DatasetError::Denied { location: path.to_string(), message: error.to_string() }
+            denied(location.to_owned(), &redact(&error.to_string()))
         }
-        error => store_error(path, error.to_string()),
+        error => store_error(location, redact(&error.to_string())),
     }
 }
 
-fn store_error(path: &Path, message: String) -> DatasetError {
-    DatasetError::Store { location: path.to_string(), message }
+fn store_error(location: &str, message: String) -> DatasetError {
+    DatasetError::Store { location: location.to_owned(), message }
 }
 
 #[cfg(test)]

@@ -94,6 +94,17 @@ impl PartWriter {
         })
     }
 
+    /// Names the file in errors by its location, such as `s3://bucket/run/data/0.parquet`; without this they name its path
+    /// in the store.
+    #[must_use]
+    pub fn located(mut self, location: impl Into<String>) -> Self {
+        self.location = location.into();
+        if let Some(upload) = &mut self.upload {
+            upload.name(&self.location);
+        }
+        self
+    }
+
     /// Appends rows.
     ///
     /// # Errors

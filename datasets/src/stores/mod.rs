@@ -285,6 +285,7 @@ impl Stores {
             client: self.network()?,
             io_runtime: self.shared.options.io_runtime.clone(),
             retry: self.shared.options.retry.clone(),
+            authorization: None,
         })
     }
 

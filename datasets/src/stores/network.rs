@@ -12,6 +12,7 @@ use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::redirect::Policy;
 use tokio::runtime::Handle;
 
@@ -53,6 +54,8 @@ pub(crate) struct Connector {
     pub(crate) client: reqwest::Client,
     pub(crate) io_runtime: Option<Handle>,
     pub(crate) retry: RetryPolicy,
+    /// What every request is authorised with, where the store does not sign requests itself. It goes to no other host.
+    pub(crate) authorization: Option<HeaderValue>,
 }
 
 impl HttpConnector for Connector {
@@ -66,8 +69,11 @@ struct Service(Arc<Connector>);
 
 #[async_trait]
 impl HttpService for Service {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let client = self.0.client.clone();
+        if let Some(authorization) = &self.0.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
         if METADATA_PATHS.iter().any(|path| request.uri().path().starts_with(path)) {
             // Without this, a machine outside a cloud would try for minutes to get a role before it says what is missing.
             let answer = tokio::time::timeout(METADATA_TIMEOUT, client.call(request)).await;

@@ -273,7 +273,9 @@ async fn create(
 ) -> Result<(String, PartWriter)> {
     let name = part_name(kind, split, mill.spec.splits, attempt, options.extension());
     let path = mill.folder.path(&name);
-    Ok((name, PartWriter::create(Arc::clone(&mill.store), path, schema, options).await?))
+    let location = format!("{}/{name}", mill.folder.url());
+    let writer = PartWriter::create(Arc::clone(&mill.store), path, schema, options).await?;
+    Ok((name, writer.located(location)))
 }
 
 /// The files that an attempt writes. Each is created when its first row comes, so that none is empty.
