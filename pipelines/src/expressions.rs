@@ -175,7 +175,12 @@ fn explain(error: &DataFusionError, schema: &SchemaRef) -> String {
     let text = root.strip_backtrace();
     let text = text.strip_prefix("Error during planning: ").unwrap_or(&text);
     let text = text.strip_prefix("SQL error: ").unwrap_or(text);
-    text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default().trim_end_matches('.');
+    match lines.next().and_then(|line| line.strip_prefix("Did you mean ")) {
+        Some(hint) => format!("{first}, did you mean {hint}"),
+        None => first.to_owned(),
+    }
 }
 
 fn engine_error(error: DataFusionError) -> OperatorError {
@@ -224,6 +229,7 @@ mod tests {
             ("warc_url = 'x'", "did you mean 'warc_URL'?"),
             ("id >", "id >"),
             ("no_such_function(id)", "no_such_function"),
+            ("lenth(warc_URL) > 2", "Invalid function 'lenth', did you mean 'length'?"),
             ("id", "must be Boolean"),
             ("random() > 0.5", "'random' can give another value"),
             ("now() > '2020-01-01'", "'now' can give another value"),

@@ -37,7 +37,12 @@ impl SourceText {
             let place = error
                 .location()
                 .map(|location| Place { line: to_usize(location.line()), column: to_usize(location.column()) });
-            DefinitionError::new(file, text, place, error.without_snippet().to_string())
+            // The place stands before the message, so the parser need not say it again.
+            let mut message = error.without_snippet().to_string();
+            if let Some(Place { line, column }) = place {
+                message = message.replace(&format!(" at line {line}, column {column}"), "");
+            }
+            DefinitionError::new(file, text, place, message)
         })?;
         let mut places = BTreeMap::new();
         let value = flatten(root, &mut String::new(), &mut places);
