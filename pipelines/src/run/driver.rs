@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gristmill_datasets::Location;
 use gristmill_datasets::run::{CommitRecord, Opened, RetryPolicy, RunFolder, RunPlan};
+use gristmill_datasets::{Location, Split};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
@@ -21,6 +21,9 @@ use crate::run::prepare::prepare;
 use crate::run::progress::Progress;
 use crate::run::report::{self, RunReport};
 use crate::run::spec::WorkItem;
+
+/// Splits for each worker, at the end of a run, that are begun in the order of their size.
+const LARGEST_FIRST: usize = 16;
 
 /// How a run is driven. None of it can change the result.
 #[derive(Clone, Debug)]
@@ -80,14 +83,16 @@ pub async fn run(
         Opened::Created => prepared.plan,
         Opened::Resumed(plan) => *plan,
     };
-    if log.read_manifest().await?.is_some() {
+    let plan = Arc::new(plan);
+    let records = if log.read_manifest().await?.is_some() {
         let progress = Arc::new(Progress::new(plan.total(), plan.total(), 0));
         observer.started(&folder, &plan, plan.total(), &progress);
+        Vec::new()
     } else {
-        grind_all(&mill, &plan, file.pipeline().attempts, options.workers, &observer).await?;
-    }
+        grind_all(&mill, &plan, file.pipeline().attempts, options.workers, &observer).await?
+    };
     // Also when the manifest was there: a driver that was killed after writing it has not cleaned up.
-    let manifest = log.finish(&plan).await?;
+    let manifest = log.finish_knowing(&plan, records).await?;
     report::finish(file, &mill, &plan, &manifest).await
 }
 
@@ -125,30 +130,37 @@ pub fn folder_url(path: &str) -> Result<String, gristmill_datasets::DatasetError
     })
 }
 
-/// Grinds what is pending.
+/// The places in the plan of pending splits, in the order in which they are begun. The output does not show it: a worker
+/// that begins a large split last leaves the others idle, so the largest come first where the end of the run is in sight.
+fn in_order<'a>(pending: impl Iterator<Item = &'a Split>, workers: usize) -> VecDeque<usize> {
+    let mut pending: Vec<&Split> = pending.collect();
+    // Further away, neighbours share footers and caches.
+    let tail = pending.len().saturating_sub(workers.max(1) * LARGEST_FIRST);
+    pending[tail..].sort_by_key(|split| std::cmp::Reverse(split.bytes));
+    pending.into_iter().filter_map(|split| usize::try_from(split.number).ok()).collect()
+}
+
+/// Grinds what is pending, and gives the records of what it committed.
 async fn grind_all(
     mill: &Arc<Mill>,
-    plan: &RunPlan,
+    plan: &Arc<RunPlan>,
     attempts: u32,
     workers: usize,
     observer: &Arc<dyn Observer>,
-) -> Result<()> {
+) -> Result<Vec<CommitRecord>> {
     let log = mill.folder();
     log.retry_failed().await?;
     let committed = log.committed().await?;
-    let pending: VecDeque<WorkItem> = plan
-        .splits
-        .iter()
-        .filter(|split| !committed.contains(&split.number))
-        .map(|split| WorkItem { split: split.clone(), file: plan.files[split.file as usize].clone() })
-        .collect();
-    let bytes = pending.iter().map(|item| item.split.bytes).sum();
+    let pending = in_order(plan.splits.iter().filter(|split| !committed.contains(&split.number)), workers);
+    let bytes = pending.iter().map(|place| plan.splits[*place].bytes).sum();
     let resumed = plan.total() - pending.len() as u64;
     let progress = Arc::new(Progress::new(plan.total(), resumed, bytes));
     observer.started(log.url(), plan, resumed, &progress);
     let shift = Arc::new(Shift {
         mill: Arc::clone(mill),
+        plan: Arc::clone(plan),
         pending: Mutex::new(pending),
+        records: Mutex::new(Vec::new()),
         failures: Mutex::new(Vec::new()),
         retry: RetryPolicy { attempts, ..RetryPolicy::default() },
         progress,
@@ -160,13 +172,16 @@ async fn grind_all(
         let first = format!("split {split}: {error}");
         return Err(PipelineError::Splits { failed: failures.len(), total: plan.splits.len(), first });
     }
-    Ok(())
+    Ok(std::mem::take(&mut *shift.records.lock()))
 }
 
 /// What the workers of a run share.
 struct Shift {
     mill: Arc<Mill>,
-    pending: Mutex<VecDeque<WorkItem>>,
+    plan: Arc<RunPlan>,
+    /// Places in the plan.
+    pending: Mutex<VecDeque<usize>>,
+    records: Mutex<Vec<CommitRecord>>,
     failures: Mutex<Vec<(u64, String)>>,
     retry: RetryPolicy,
     progress: Arc<Progress>,
@@ -218,8 +233,10 @@ impl Shift {
     async fn worker(&self) -> Result<()> {
         loop {
             let next = self.pending.lock().pop_front();
-            let Some(item) = next else { return Ok(()) };
-            self.split(&item).await?;
+            let Some(place) = next else { return Ok(()) };
+            let split = self.plan.splits[place].clone();
+            let file = self.plan.files[split.file as usize].clone();
+            self.split(&WorkItem { split, file }).await?;
         }
     }
 
@@ -231,6 +248,7 @@ impl Shift {
             let error = match self.mill.grind(item, &self.progress).await {
                 Ok(record) => {
                     self.observer.committed(&record);
+                    self.records.lock().push(record);
                     return Ok(());
                 }
                 Err(error) if error.is_fatal() => return Err(error),
