@@ -79,10 +79,14 @@ pub async fn run(
     let mill = Arc::new(Mill::with_chain(prepared.spec, prepared.chain, environment)?);
     let log = mill.folder();
     log.probe().await?;
-    let plan = match log.open_or_create_plan(&prepared.plan).await? {
-        Opened::Created => prepared.plan,
-        Opened::Resumed(plan) => *plan,
-    };
+    let mut plan = prepared.plan;
+    if !prepared.plan_written
+        && let Opened::Resumed(existing) = log.open_or_create_plan(&plan).await?
+    {
+        plan = *existing;
+    }
+    // It explained what differs, and is as large as the list of files.
+    plan.fingerprint.parts = serde_json::Value::Null;
     let plan = Arc::new(plan);
     let records = if log.read_manifest().await?.is_some() {
         let progress = Arc::new(Progress::new(plan.total(), plan.total(), 0));
@@ -269,5 +273,42 @@ impl Shift {
             self.observer.retrying(number, &error, pause);
             tokio::time::sleep(pause).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gristmill_datasets::SplitUnit;
+
+    use super::*;
+
+    #[test]
+    fn the_last_splits_are_begun_by_size() {
+        let split = |number: u64| Split {
+            number,
+            file: 0,
+            unit: SplitUnit::File,
+            start: 0,
+            end: 0,
+            skip: 0,
+            take: None,
+            first_row: None,
+            file_row: None,
+            rows: None,
+            bytes: number * 7 % 5,
+        };
+        let few: Vec<Split> = (0..6).map(split).collect();
+        // The sizes are 0, 2, 4, 1, 3, 0; equal ones keep their order.
+        assert_eq!(in_order(few.iter(), 2), [2, 4, 1, 3, 0, 5]);
+        assert_eq!(in_order(few.iter().skip(2), 1), [2, 4, 3, 5]);
+        let many: Vec<Split> = (0..1_000).map(split).collect();
+        let order: Vec<usize> = in_order(many.iter(), 2).into();
+        let tail = 1_000 - 2 * LARGEST_FIRST;
+        assert_eq!(order[..tail], (0..tail).collect::<Vec<_>>());
+        let sizes: Vec<u64> = order[tail..].iter().map(|place| many[*place].bytes).collect();
+        assert!(sizes.is_sorted_by(|first, second| first >= second), "{sizes:?}");
+        let mut all = order;
+        all.sort_unstable();
+        assert_eq!(all, (0..1_000).collect::<Vec<_>>());
     }
 }
