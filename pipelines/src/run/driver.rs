@@ -25,6 +25,9 @@ use crate::run::spec::WorkItem;
 /// Splits for each worker, at the end of a run, that are begun in the order of their size.
 const LARGEST_FIRST: usize = 16;
 
+/// Commits of a worker that may be under way while it grinds.
+const COMMITS_UNDER_WAY: usize = 4;
+
 /// How a run is driven. None of it can change the result.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -234,22 +237,46 @@ impl Drop for Workers {
 }
 
 impl Shift {
-    async fn worker(&self) -> Result<()> {
+    /// Takes split after split. While one is ground, the commits of those before it wait for the disk or the store.
+    async fn worker(self: &Arc<Self>) -> Result<()> {
+        let mut commits = JoinSet::new();
         loop {
             let next = self.pending.lock().pop_front();
-            let Some(place) = next else { return Ok(()) };
+            let Some(place) = next else { break };
             let split = self.plan.splits[place].clone();
             let file = self.plan.files[split.file as usize].clone();
-            self.split(&WorkItem { split, file }).await?;
+            let item = WorkItem { split, file };
+            let written = self.mill.write_split(&item, &self.progress).await;
+            if written.is_err() {
+                // Only waiting for commits is done beside the work, so no more is in memory than there are workers.
+                self.complete(&item, written).await?;
+                continue;
+            }
+            while commits.len() >= COMMITS_UNDER_WAY
+                && let Some(ended) = commits.join_next().await
+            {
+                committed(ended)?;
+            }
+            let shift = Arc::clone(self);
+            commits.spawn(async move { shift.complete(&item, written).await });
         }
+        while let Some(ended) = commits.join_next().await {
+            committed(ended)?;
+        }
+        Ok(())
     }
 
-    /// Tries a split until it is committed or given up. Only errors that no other split could escape end the run.
-    async fn split(&self, item: &WorkItem) -> Result<()> {
+    /// Commits what was written of a split, and tries the split again until it is committed or given up. Only errors that
+    /// no other split could escape end the run.
+    async fn complete(&self, item: &WorkItem, mut written: Result<CommitRecord>) -> Result<()> {
         let number = item.split.number;
         let mut failed = 0;
         loop {
-            let error = match self.mill.grind(item, &self.progress).await {
+            let committed = match written {
+                Ok(record) => self.mill.commit(item, record, &self.progress).await,
+                Err(error) => Err(error),
+            };
+            let error = match committed {
                 Ok(record) => {
                     self.observer.committed(&record);
                     self.records.lock().push(record);
@@ -272,8 +299,13 @@ impl Shift {
             };
             self.observer.retrying(number, &error, pause);
             tokio::time::sleep(pause).await;
+            written = self.mill.write_split(item, &self.progress).await;
         }
     }
+}
+
+fn committed(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.map_err(|error| PipelineError::Engine(format!("a commit died: {error}")))?
 }
 
 #[cfg(test)]
