@@ -1,4 +1,5 @@
-//! How long it takes to go on with a run, to finish it and to ask for its status, by number of splits.
+//! How long it takes to go on with a run, to finish it and to ask for its status, by number of splits. A driver that
+//! finishes knows the records that it committed itself, one that resumed reads the others.
 //!
 //! ```text
 //! cargo bench -p gristmill-datasets --no-default-features --bench resume -- 100000
@@ -40,10 +41,11 @@ async fn measure(splits: u64) -> Result<(), Box<dyn Error>> {
     run.open_or_create_plan(&plan).await?;
     println!("  plan written      {:>8.3} s", begin.elapsed().as_secs_f64());
 
+    let records: Vec<CommitRecord> = (0..splits).map(|split| record_of(&plan, split)).collect();
     let begin = Instant::now();
-    stream::iter(0..splits)
-        .map(|split| {
-            let (run, record) = (run.clone(), record_of(&plan, split));
+    stream::iter(records.clone())
+        .map(|record| {
+            let run = run.clone();
             async move { tokio::spawn(async move { run.commit(&record).await }).await }
         })
         .buffer_unordered(64)
@@ -73,6 +75,15 @@ async fn measure(splits: u64) -> Result<(), Box<dyn Error>> {
             run.finish(&plan).await?;
         }
         println!("  {what} {:>8.3} s", begin.elapsed().as_secs_f64());
+    }
+
+    let finished = run.read_manifest().await?;
+    std::fs::remove_file(folder.path().join("_run/manifest.parquet"))?;
+    let begin = Instant::now();
+    let known = run.finish_knowing(&plan, records).await?;
+    println!("  finished, knowing {:>8.3} s", begin.elapsed().as_secs_f64());
+    if finished != Some(known) {
+        return Err("what is known and what is read differ".into());
     }
     Ok(())
 }

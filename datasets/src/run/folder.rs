@@ -13,7 +13,7 @@ use super::plan::{self, RunPlan};
 use super::protocol::RetryPolicy;
 use super::record::CommitRecord;
 use super::records;
-use super::store::{LogStore, ObjectFolder};
+use super::store::{LogStore, ObjectFolder, is_staged};
 use crate::{DatasetError, Result};
 
 /// The folder of one run, shared by any number of drivers and workers that know nothing of each other.
@@ -222,7 +222,17 @@ impl RunFolder {
     ///
     /// [`DatasetError::Incomplete`] when splits are missing, [`DatasetError::Unbalanced`] when rows are unaccounted for.
     pub async fn finish(&self, plan: &RunPlan) -> Result<Manifest> {
-        let (manifest, swept) = self.log.finish(plan).await?;
+        self.finish_knowing(plan, Vec::new()).await
+    }
+
+    /// The same as [`RunFolder::finish`] for a driver that knows records already: those that it committed, and those that
+    /// it lost to. Known records are not read again. The folder's listing decides what is committed in any case.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunFolder::finish`].
+    pub async fn finish_knowing(&self, plan: &RunPlan, known: Vec<CommitRecord>) -> Result<Manifest> {
+        let (manifest, swept) = self.log.finish(plan, known).await?;
         let staged = self.delete_staged().await;
         tracing::debug!(deleted = swept.deleted, left = swept.left, staged, "deleted parts that no record names");
         Ok(manifest)
@@ -285,12 +295,6 @@ impl RunFolder {
         });
         deleted.await.unwrap_or_default()
     }
-}
-
-/// Whether a name is that of a staged file of `object_store`'s local files.
-fn is_staged(name: &str) -> bool {
-    let suffix = name.rsplit_once('#').map(|(_, suffix)| suffix);
-    suffix.is_some_and(|suffix| !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The documents of a run as Parquet.

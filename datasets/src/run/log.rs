@@ -5,6 +5,7 @@
 //! decisions to show that it would notice.
 
 use std::collections::{BTreeSet, HashSet};
+use std::pin::pin;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -25,7 +26,7 @@ pub(crate) const FAILED: &str = "_run/failed";
 pub(crate) const PART_FOLDERS: [&str; 3] = ["data", "rejected", "quarantine"];
 
 /// How the documents of the log are written down.
-pub(crate) trait Codec: Send + Sync {
+pub(crate) trait Codec: Clone + Send + Sync + 'static {
     fn encode_record(&self, record: &CommitRecord, location: &str) -> Result<Bytes>;
     fn decode_record(&self, bytes: &Bytes, location: &str) -> Result<CommitRecord>;
     fn encode_plan(&self, plan: &RunPlan, location: &str) -> Result<Bytes>;
@@ -52,6 +53,16 @@ pub enum SplitOutcome {
     Skipped(Box<CommitRecord>),
     /// It was run, and its commit ended like this.
     Ran(Box<CommitRecord>, CommitOutcome),
+}
+
+impl SplitOutcome {
+    /// The record by which the split is done.
+    #[must_use]
+    pub fn record(&self) -> &CommitRecord {
+        match self {
+            Self::Ran(_, CommitOutcome::Lost(record)) | Self::Skipped(record) | Self::Ran(record, _) => record,
+        }
+    }
 }
 
 /// The plan that counts.
@@ -231,11 +242,12 @@ impl<S: LogStore, C: Codec> Log<S, C> {
     }
 
     /// Writes the manifest when every split is committed, and deletes parts that no record names. Repeating it is safe,
-    /// also while other drivers or late attempts are still at work.
-    pub(crate) async fn finish(&self, plan: &RunPlan) -> Result<(Manifest, Swept)> {
+    /// also while other drivers or late attempts are still at work. Records never change, so those that the caller knows to
+    /// be committed need not be read.
+    pub(crate) async fn finish(&self, plan: &RunPlan, known: Vec<CommitRecord>) -> Result<(Manifest, Swept)> {
         let manifest = match self.read_manifest().await? {
             Some(manifest) => manifest,
-            None => self.publish_manifest(plan).await?,
+            None => self.publish_manifest(plan, known).await?,
         };
         manifest.complete(plan).map_err(|message| self.malformed(MANIFEST_KEY, message))?;
         let swept = self.sweep(&manifest).await?;
@@ -246,7 +258,7 @@ impl<S: LogStore, C: Codec> Log<S, C> {
         self.read_document(MANIFEST_KEY, |bytes, location| self.codec.decode_manifest(bytes, location)).await
     }
 
-    async fn publish_manifest(&self, plan: &RunPlan) -> Result<Manifest> {
+    async fn publish_manifest(&self, plan: &RunPlan, known: Vec<CommitRecord>) -> Result<Manifest> {
         let committed = self.committed().await?;
         let missing: Vec<u64> = (0..plan.total()).filter(|split| !committed.contains(split)).collect();
         if !missing.is_empty() {
@@ -256,7 +268,12 @@ impl<S: LogStore, C: Codec> Log<S, C> {
                 missing,
             });
         }
-        let records = self.read_commits(0..plan.total()).await?;
+        let mut records: Vec<CommitRecord> = known.into_iter().filter(|record| record.split < plan.total()).collect();
+        records.sort_unstable_by_key(|record| record.split);
+        records.dedup_by_key(|record| record.split);
+        let is_known: HashSet<u64> = records.iter().map(|record| record.split).collect();
+        records.extend(self.read_commits((0..plan.total()).filter(|split| !is_known.contains(split))).await?);
+        records.sort_unstable_by_key(|record| record.split);
         let manifest = Manifest { fingerprint: plan.fingerprint.value.clone(), records };
         manifest
             .complete(plan)
@@ -270,19 +287,40 @@ impl<S: LogStore, C: Codec> Log<S, C> {
         }
     }
 
-    /// Reads the records of splits that are committed, in the given order.
+    /// Reads the records of splits that are committed, in the given order: all at once, and then with patience what could
+    /// not be had that way.
     pub(crate) async fn read_commits(&self, splits: impl IntoIterator<Item = u64>) -> Result<Vec<CommitRecord>> {
-        stream::iter(splits)
-            .map(|split| async move {
-                let record = self.read_commit(split).await?;
-                record.ok_or_else(|| DatasetError::NotFound {
-                    location: self.store.location(&record_key(COMMITS, split)),
-                    hint: Some("it was listed, and records are never deleted by a run".to_owned()),
-                })
-            })
-            .buffered(self.readers)
-            .try_collect()
-            .await
+        let splits: Vec<u64> = splits.into_iter().collect();
+        let keys = splits.iter().map(|split| record_key(COMMITS, *split)).collect();
+        let codec = self.codec.clone();
+        let decode = move |bytes: &Bytes, location: &str| codec.decode_record(bytes, location).ok();
+        let read = self.store.read_each(keys, self.readers, decode).await;
+        let (mut records, mut missing) = (Vec::with_capacity(splits.len()), Vec::new());
+        for (split, record) in splits.iter().zip(read) {
+            match record {
+                Some(record) if record.split == *split => records.push(Some(record)),
+                _ => {
+                    missing.push(*split);
+                    records.push(None);
+                }
+            }
+        }
+        let mut late = pin!(stream::iter(missing).map(|split| self.read_listed(split)).buffered(self.readers));
+        let mut complete = Vec::with_capacity(records.len());
+        for record in records {
+            match record {
+                Some(record) => complete.push(record),
+                None => complete.extend(late.try_next().await?),
+            }
+        }
+        Ok(complete)
+    }
+
+    async fn read_listed(&self, split: u64) -> Result<CommitRecord> {
+        self.read_commit(split).await?.ok_or_else(|| DatasetError::NotFound {
+            location: self.store.location(&record_key(COMMITS, split)),
+            hint: Some("it was listed, and records are never deleted by a run".to_owned()),
+        })
     }
 
     /// Deletes the parts that lost: of a split in the manifest, but not the manifest's. Anything whose name is not that

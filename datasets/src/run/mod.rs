@@ -37,6 +37,7 @@ mod manifest;
 mod plan;
 pub mod protocol;
 mod record;
+mod record_copy;
 mod records;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;

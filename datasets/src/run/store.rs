@@ -2,17 +2,21 @@
 
 use std::error::Error as _;
 use std::io;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::stores::{denied, redact};
 use crate::{DatasetError, Result};
+
+/// Keys that one task reads.
+const KEYS_AT_ONCE: usize = 512;
 
 /// The calls of the log. Keys are paths relative to the run folder. An error that is transient says nothing about whether
 /// the call had its effect.
@@ -21,7 +25,18 @@ pub(crate) trait LogStore: Send + Sync {
     fn create(&self, key: &str, bytes: Bytes) -> impl Future<Output = Result<bool>> + Send;
     /// Reads a key as a whole, `None` when there is none.
     fn read(&self, key: &str) -> impl Future<Output = Result<Option<Bytes>>> + Send;
-    /// Lists the keys in a folder. Keys that come or go meanwhile may be listed or not.
+    /// Reads many keys and makes something of each, as many at once as help, `readers` requests at most; `None` where there
+    /// is nothing or a key cannot be read. Nothing is tried twice: what is missing is for the caller to read with patience.
+    fn read_each<T, F>(
+        &self,
+        keys: Vec<String>,
+        readers: usize,
+        make: F,
+    ) -> impl Future<Output = Vec<Option<T>>> + Send
+    where
+        T: Send + 'static,
+        F: Fn(&Bytes, &str) -> Option<T> + Clone + Send + Sync + 'static;
+    /// Lists the keys that are directly in a folder. Keys that come or go meanwhile may be listed or not.
     fn list(&self, folder: &str) -> impl Future<Output = Result<Vec<String>>> + Send;
     /// Deletes a key, or finds it gone.
     fn delete(&self, key: &str) -> impl Future<Output = Result<()>> + Send;
@@ -66,6 +81,35 @@ impl ObjectFolder {
     fn failed(&self, key: &str, error: &Error) -> DatasetError {
         store_failure(self.location(key), error)
     }
+
+    fn read_local(&self, key: &str) -> Option<Bytes> {
+        std::fs::read(self.local.as_ref()?.join(key)).ok().map(Bytes::from)
+    }
+}
+
+/// The keys in a folder of a local disk. Going through the object store would ask for the size and time of each file.
+/// What is staged under a name with `#` and a number has no key yet.
+fn local_keys(path: &std::path::Path, prefix: &str) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut keys = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        match entry.file_name().to_str() {
+            Some(name) if !is_staged(name) && !entry.file_type()?.is_dir() => keys.push(format!("{prefix}/{name}")),
+            _ => {}
+        }
+    }
+    Ok(keys)
+}
+
+/// Whether a name is that of a staged file of `object_store`'s local files.
+pub(super) fn is_staged(name: &str) -> bool {
+    let suffix = name.rsplit_once('#').map(|(_, suffix)| suffix);
+    suffix.is_some_and(|suffix| !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 impl LogStore for ObjectFolder {
@@ -94,7 +138,56 @@ impl LogStore for ObjectFolder {
         Ok(Some(bytes))
     }
 
+    async fn read_each<T, F>(&self, keys: Vec<String>, readers: usize, make: F) -> Vec<Option<T>>
+    where
+        T: Send + 'static,
+        F: Fn(&Bytes, &str) -> Option<T> + Clone + Send + Sync + 'static,
+    {
+        // On a local disk most of the work is that of the processor, elsewhere it is waiting.
+        let side_by_side = match self.local {
+            Some(_) => std::thread::available_parallelism().map_or(1, NonZero::get),
+            None => 2,
+        };
+        let chunks: Vec<Vec<String>> = keys.chunks(KEYS_AT_ONCE).map(<[String]>::to_vec).collect();
+        let read: Vec<Vec<Option<T>>> = stream::iter(chunks)
+            .map(|keys| {
+                let make = make.clone();
+                async move {
+                    let found = match &self.local {
+                        Some(_) => vec![None; keys.len()],
+                        None => {
+                            let request = |key: String| async move { self.read(&key).await.ok().flatten() };
+                            stream::iter(keys.clone()).map(request).buffered(readers).collect().await
+                        }
+                    };
+                    let (folder, length) = (self.clone(), keys.len());
+                    let made = tokio::task::spawn_blocking(move || {
+                        let each = keys.iter().zip(found).map(|(key, found): (&String, Option<Bytes>)| {
+                            let bytes = found.or_else(|| folder.read_local(key))?;
+                            make(&bytes, &folder.location(key))
+                        });
+                        each.collect::<Vec<_>>()
+                    });
+                    made.await.unwrap_or_else(|_| (0..length).map(|_| None).collect())
+                }
+            })
+            .buffered(side_by_side)
+            .collect()
+            .await;
+        read.into_iter().flatten().collect()
+    }
+
     async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        if let Some(root) = &self.local {
+            let (path, prefix) = (root.join(folder), folder.to_owned());
+            return match tokio::task::spawn_blocking(move || local_keys(&path, &prefix)).await {
+                Ok(Ok(keys)) => Ok(keys),
+                Ok(Err(error)) => {
+                    Err(self.failed(folder, &Error::Generic { store: "local disk", source: Box::new(error) }))
+                }
+                Err(error) => Err(self.failed(folder, &Error::JoinError { source: error })),
+            };
+        }
         let prefix = self.path(folder);
         let listed = self.store.list(Some(&prefix)).try_filter_map(|meta| {
             let name = meta.location.prefix_match(&prefix).map(|parts| {
@@ -215,6 +308,9 @@ mod tests {
             assert!(folder.create("_run/commits2", Bytes::new()).await.unwrap());
             assert_eq!(folder.read("_run/commits/1").await.unwrap().unwrap().as_ref(), b"first");
             assert_eq!(folder.list("_run/commits").await.unwrap(), ["_run/commits/1"]);
+            let keys = ["_run/commits/1", "_run/commits/2", "_run/commits2"].map(str::to_owned).to_vec();
+            let read = folder.read_each(keys, 2, |bytes, _| (!bytes.is_empty()).then(|| bytes.len())).await;
+            assert_eq!(read, [Some(5), None, None]);
             folder.settle("_run/commits/1").await.unwrap();
             folder.delete("_run/commits/1").await.unwrap();
             folder.delete("_run/commits/1").await.unwrap();

@@ -381,6 +381,56 @@ async fn a_run_is_finished_only_when_every_split_is_committed() {
     assert!(error.contains("split 3 was committed by run other"), "{error}");
 }
 
+#[rstest]
+#[tokio::test]
+async fn what_a_driver_knows_is_not_read_and_the_listing_decides(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
+    let place = Place::new(kind);
+    let (run, plan) = (place.run(), plan_of(6));
+    run.open_or_create_plan(&plan).await.unwrap();
+    let mut known = Vec::new();
+    for split in 0..5 {
+        let ran = run.run_split(split, |attempt| write_part(&run, &place.store, &plan, split, attempt)).await.unwrap();
+        known.push(ran.record().clone());
+    }
+    // Believing that a split is committed does not make it so.
+    let believed = write_part(&run, &place.store, &plan, 5, new_attempt()).await.unwrap();
+    known.push(believed.clone());
+    match run.finish_knowing(&plan, known.clone()).await.unwrap_err() {
+        DatasetError::Incomplete { missing, .. } => assert_eq!(missing, [5]),
+        other => panic!("{other}"),
+    }
+    run.commit(&believed).await.unwrap();
+    let before = place.gets_of_commits();
+    // Some records more than once, others not at all, in no order.
+    known.extend(known[2..4].to_vec());
+    known.reverse();
+    known.retain(|record| record.split != 1);
+    let manifest = run.finish_knowing(&plan, known).await.unwrap();
+    check(&place, &plan, &manifest).await;
+    // Local disks are read beside the object store.
+    assert_eq!(place.gets_of_commits() - before, usize::from(matches!(kind, Kind::Memory)));
+    place.store.delete(&run.path("_run/manifest.parquet")).await.unwrap();
+    assert_eq!(run.finish(&plan).await.unwrap(), manifest, "records that are read say the same");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_named(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
+    let place = Place::new(kind);
+    let (run, plan) = (place.run(), plan_of(4));
+    drive(&run, &place.store, &plan).await.unwrap();
+    place.store.delete(&run.path("_run/manifest.parquet")).await.unwrap();
+    // What a loss of power may leave, and a record under the name of another.
+    let other = place.store.get(&run.path("_run/commits/00001.parquet")).await.unwrap().bytes().await.unwrap();
+    for (content, expected) in [(bytes::Bytes::new(), "not a readable Parquet file"), (other, "the record of split 1")]
+    {
+        place.store.put(&run.path("_run/commits/00002.parquet"), content.into()).await.unwrap();
+        let error = run.finish(&plan).await.unwrap_err().to_string();
+        assert!(error.contains("00002.parquet") && error.contains(expected), "{error}");
+        assert_eq!(run.status().await.unwrap_err().to_string(), error);
+    }
+}
+
 #[tokio::test]
 async fn failed_splits_are_noted_forgotten_and_overruled_by_a_commit() {
     let place = Place::new(Kind::Memory);

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gristmill_datasets::Location;
 use gristmill_datasets::run::{CommitRecord, Opened, RetryPolicy, RunFolder, RunPlan};
+use gristmill_datasets::{Location, Split};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
@@ -21,6 +21,12 @@ use crate::run::prepare::prepare;
 use crate::run::progress::Progress;
 use crate::run::report::{self, RunReport};
 use crate::run::spec::WorkItem;
+
+/// Splits for each worker, at the end of a run, that are begun in the order of their size.
+const LARGEST_FIRST: usize = 16;
+
+/// Commits of a worker that may be under way while it grinds.
+const COMMITS_UNDER_WAY: usize = 4;
 
 /// How a run is driven. None of it can change the result.
 #[derive(Clone, Debug)]
@@ -76,18 +82,24 @@ pub async fn run(
     let mill = Arc::new(Mill::with_chain(prepared.spec, prepared.chain, environment)?);
     let log = mill.folder();
     log.probe().await?;
-    let plan = match log.open_or_create_plan(&prepared.plan).await? {
-        Opened::Created => prepared.plan,
-        Opened::Resumed(plan) => *plan,
-    };
-    if log.read_manifest().await?.is_some() {
+    let mut plan = prepared.plan;
+    if !prepared.plan_written
+        && let Opened::Resumed(existing) = log.open_or_create_plan(&plan).await?
+    {
+        plan = *existing;
+    }
+    // It explained what differs, and is as large as the list of files.
+    plan.fingerprint.parts = serde_json::Value::Null;
+    let plan = Arc::new(plan);
+    let records = if log.read_manifest().await?.is_some() {
         let progress = Arc::new(Progress::new(plan.total(), plan.total(), 0));
         observer.started(&folder, &plan, plan.total(), &progress);
+        Vec::new()
     } else {
-        grind_all(&mill, &plan, file.pipeline().attempts, options.workers, &observer).await?;
-    }
+        grind_all(&mill, &plan, file.pipeline().attempts, options.workers, &observer).await?
+    };
     // Also when the manifest was there: a driver that was killed after writing it has not cleaned up.
-    let manifest = log.finish(&plan).await?;
+    let manifest = log.finish_knowing(&plan, records).await?;
     report::finish(file, &mill, &plan, &manifest).await
 }
 
@@ -125,30 +137,37 @@ pub fn folder_url(path: &str) -> Result<String, gristmill_datasets::DatasetError
     })
 }
 
-/// Grinds what is pending.
+/// The places in the plan of pending splits, in the order in which they are begun. The output does not show it: a worker
+/// that begins a large split last leaves the others idle, so the largest come first where the end of the run is in sight.
+fn in_order<'a>(pending: impl Iterator<Item = &'a Split>, workers: usize) -> VecDeque<usize> {
+    let mut pending: Vec<&Split> = pending.collect();
+    // Further away, neighbours share footers and caches.
+    let tail = pending.len().saturating_sub(workers.max(1) * LARGEST_FIRST);
+    pending[tail..].sort_by_key(|split| std::cmp::Reverse(split.bytes));
+    pending.into_iter().filter_map(|split| usize::try_from(split.number).ok()).collect()
+}
+
+/// Grinds what is pending, and gives the records of what it committed.
 async fn grind_all(
     mill: &Arc<Mill>,
-    plan: &RunPlan,
+    plan: &Arc<RunPlan>,
     attempts: u32,
     workers: usize,
     observer: &Arc<dyn Observer>,
-) -> Result<()> {
+) -> Result<Vec<CommitRecord>> {
     let log = mill.folder();
     log.retry_failed().await?;
     let committed = log.committed().await?;
-    let pending: VecDeque<WorkItem> = plan
-        .splits
-        .iter()
-        .filter(|split| !committed.contains(&split.number))
-        .map(|split| WorkItem { split: split.clone(), file: plan.files[split.file as usize].clone() })
-        .collect();
-    let bytes = pending.iter().map(|item| item.split.bytes).sum();
+    let pending = in_order(plan.splits.iter().filter(|split| !committed.contains(&split.number)), workers);
+    let bytes = pending.iter().map(|place| plan.splits[*place].bytes).sum();
     let resumed = plan.total() - pending.len() as u64;
     let progress = Arc::new(Progress::new(plan.total(), resumed, bytes));
     observer.started(log.url(), plan, resumed, &progress);
     let shift = Arc::new(Shift {
         mill: Arc::clone(mill),
+        plan: Arc::clone(plan),
         pending: Mutex::new(pending),
+        records: Mutex::new(Vec::new()),
         failures: Mutex::new(Vec::new()),
         retry: RetryPolicy { attempts, ..RetryPolicy::default() },
         progress,
@@ -160,13 +179,16 @@ async fn grind_all(
         let first = format!("split {split}: {error}");
         return Err(PipelineError::Splits { failed: failures.len(), total: plan.splits.len(), first });
     }
-    Ok(())
+    Ok(std::mem::take(&mut *shift.records.lock()))
 }
 
 /// What the workers of a run share.
 struct Shift {
     mill: Arc<Mill>,
-    pending: Mutex<VecDeque<WorkItem>>,
+    plan: Arc<RunPlan>,
+    /// Places in the plan.
+    pending: Mutex<VecDeque<usize>>,
+    records: Mutex<Vec<CommitRecord>>,
     failures: Mutex<Vec<(u64, String)>>,
     retry: RetryPolicy,
     progress: Arc<Progress>,
@@ -215,22 +237,49 @@ impl Drop for Workers {
 }
 
 impl Shift {
-    async fn worker(&self) -> Result<()> {
+    /// Takes split after split. While one is ground, the commits of those before it wait for the disk or the store.
+    async fn worker(self: &Arc<Self>) -> Result<()> {
+        let mut commits = JoinSet::new();
         loop {
             let next = self.pending.lock().pop_front();
-            let Some(item) = next else { return Ok(()) };
-            self.split(&item).await?;
+            let Some(place) = next else { break };
+            let split = self.plan.splits[place].clone();
+            let file = self.plan.files[split.file as usize].clone();
+            let item = WorkItem { split, file };
+            let written = self.mill.write_split(&item, &self.progress).await;
+            if written.is_err() {
+                // Only waiting for commits is done beside the work, so no more is in memory than there are workers.
+                self.complete(&item, written).await?;
+                continue;
+            }
+            while commits.len() >= COMMITS_UNDER_WAY
+                && let Some(ended) = commits.join_next().await
+            {
+                committed(ended)?;
+            }
+            let shift = Arc::clone(self);
+            commits.spawn(async move { shift.complete(&item, written).await });
         }
+        while let Some(ended) = commits.join_next().await {
+            committed(ended)?;
+        }
+        Ok(())
     }
 
-    /// Tries a split until it is committed or given up. Only errors that no other split could escape end the run.
-    async fn split(&self, item: &WorkItem) -> Result<()> {
+    /// Commits what was written of a split, and tries the split again until it is committed or given up. Only errors that
+    /// no other split could escape end the run.
+    async fn complete(&self, item: &WorkItem, mut written: Result<CommitRecord>) -> Result<()> {
         let number = item.split.number;
         let mut failed = 0;
         loop {
-            let error = match self.mill.grind(item, &self.progress).await {
+            let committed = match written {
+                Ok(record) => self.mill.commit(item, record, &self.progress).await,
+                Err(error) => Err(error),
+            };
+            let error = match committed {
                 Ok(record) => {
                     self.observer.committed(&record);
+                    self.records.lock().push(record);
                     return Ok(());
                 }
                 Err(error) if error.is_fatal() => return Err(error),
@@ -250,6 +299,48 @@ impl Shift {
             };
             self.observer.retrying(number, &error, pause);
             tokio::time::sleep(pause).await;
+            written = self.mill.write_split(item, &self.progress).await;
         }
+    }
+}
+
+fn committed(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.map_err(|error| PipelineError::Engine(format!("a commit died: {error}")))?
+}
+
+#[cfg(test)]
+mod tests {
+    use gristmill_datasets::SplitUnit;
+
+    use super::*;
+
+    #[test]
+    fn the_last_splits_are_begun_by_size() {
+        let split = |number: u64| Split {
+            number,
+            file: 0,
+            unit: SplitUnit::File,
+            start: 0,
+            end: 0,
+            skip: 0,
+            take: None,
+            first_row: None,
+            file_row: None,
+            rows: None,
+            bytes: number * 7 % 5,
+        };
+        let few: Vec<Split> = (0..6).map(split).collect();
+        // The sizes are 0, 2, 4, 1, 3, 0; equal ones keep their order.
+        assert_eq!(in_order(few.iter(), 2), [2, 4, 1, 3, 0, 5]);
+        assert_eq!(in_order(few.iter().skip(2), 1), [2, 4, 3, 5]);
+        let many: Vec<Split> = (0..1_000).map(split).collect();
+        let order: Vec<usize> = in_order(many.iter(), 2).into();
+        let tail = 1_000 - 2 * LARGEST_FIRST;
+        assert_eq!(order[..tail], (0..tail).collect::<Vec<_>>());
+        let sizes: Vec<u64> = order[tail..].iter().map(|place| many[*place].bytes).collect();
+        assert!(sizes.is_sorted_by(|first, second| first >= second), "{sizes:?}");
+        let mut all = order;
+        all.sort_unstable();
+        assert_eq!(all, (0..1_000).collect::<Vec<_>>());
     }
 }

@@ -98,6 +98,13 @@ impl Mill {
 
     /// Grinds a split and commits it. Gives the record that counts: this attempt's, or that of another that was first.
     pub async fn grind(&self, item: &WorkItem, progress: &Progress) -> Result<CommitRecord> {
+        let record = self.write_split(item, progress).await?;
+        self.commit(item, record, progress).await
+    }
+
+    /// Grinds a split and writes its parts under the names of a new attempt. They count when the record that says so is
+    /// committed.
+    pub async fn write_split(&self, item: &WorkItem, progress: &Progress) -> Result<CommitRecord> {
         let begun = Instant::now();
         let attempt = new_attempt();
         let mut parts = Parts::new(self, item.split.number, &attempt);
@@ -132,6 +139,11 @@ impl Mill {
             ..CommitRecord::default()
         };
         record.balances().map_err(PipelineError::Conservation)?;
+        Ok(record)
+    }
+
+    /// Commits what [`Mill::write_split`] wrote. Gives the record that counts.
+    pub async fn commit(&self, item: &WorkItem, record: CommitRecord, progress: &Progress) -> Result<CommitRecord> {
         let record = match self.folder.commit(&record).await? {
             CommitOutcome::Won | CommitOutcome::AlreadyOurs => record,
             CommitOutcome::Lost(winner) => {

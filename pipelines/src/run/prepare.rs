@@ -33,6 +33,8 @@ pub struct Prepared {
     pub output_schema: SchemaRef,
     /// Whether the run folder had a plan of these files that could be taken over without reading them again.
     pub plan_reused: bool,
+    /// Whether the run folder holds this very plan, which never changes again.
+    pub plan_written: bool,
 }
 
 /// A pipeline whose steps are bound to the source's schema, without a plan.
@@ -54,15 +56,13 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
     let steps = complete_steps(file, environment)?;
     let read = read_options(file, &pipeline.source)?;
     let files = find_files(file, environment).await?;
-    let known = match known_plan(environment, folder).await? {
-        Some(known)
-            if known.definition["found"] == json!(files) && known.definition["read"] == planning_options(&read)? =>
-        {
-            Some(known)
-        }
-        _ => None,
-    };
+    let found = hash_of(&files)?;
+    let planning = planning_options(&read)?;
+    let known = known_plan(environment, folder)
+        .await?
+        .filter(|known| known.definition["found"] == found && known.definition["read"] == planning);
     let plan_reused = known.is_some();
+    let written = known.as_ref().map(|known| (known.name.clone(), known.created_ms, known.fingerprint.value.clone()));
     let source = match known {
         Some(known) => taken_over(known)?,
         None => gristmill_datasets::plan(open_files(environment, &files)?, &read)
@@ -91,11 +91,16 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
     let source = SourcePlan { schema: Arc::clone(&bound.schema), ..source };
     let definition = json!({
         "pipeline": without_credentials(json!(pipeline)),
-        "found": files,
-        "read": planning_options(&read_options(file, &pipeline.source)?)?,
+        "found": found,
+        "read": planning,
         "schema": encode_schema(&bound.full_schema),
     });
-    let plan = RunPlan::new(pipeline.name.clone(), fingerprint, &source, definition);
+    let mut plan = RunPlan::new(pipeline.name.clone(), fingerprint, &source, definition);
+    let written = written.filter(|(_, _, fingerprint)| *fingerprint == plan.fingerprint.value);
+    let plan_written = written.is_some();
+    if let Some((name, created_ms, _)) = written {
+        (plan.name, plan.created_ms) = (name, created_ms);
+    }
     let spec = RunSpec {
         folder: folder.to_owned(),
         fingerprint: plan.fingerprint.value.clone(),
@@ -108,7 +113,7 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
         rejected: pipeline.sink.common().rejected,
         label: bound.label,
     };
-    Ok(Prepared { spec, plan, chain: bound.chain, output_schema: bound.output_schema, plan_reused })
+    Ok(Prepared { spec, plan, chain: bound.chain, output_schema: bound.output_schema, plan_reused, plan_written })
 }
 
 /// Binds every step against the source's schema, without reading rows beyond what the schema takes.
@@ -407,6 +412,13 @@ fn open_files(environment: &Environment, files: &[SourceFile]) -> Result<Vec<Ope
             Ok(OpenFile::new(store, path, file.clone()).with_footers(footers.clone()))
         })
         .collect()
+}
+
+/// What the files were when they were found, in short: a plan of a hundred thousand files need not hold them twice.
+fn hash_of(files: &[SourceFile]) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    serde_json::to_writer(&mut hasher, files).map_err(|error| PipelineError::Engine(error.to_string()))?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 async fn known_plan(environment: &Environment, folder: &str) -> Result<Option<RunPlan>> {

@@ -90,6 +90,7 @@ async fn drive(world: &World, log: &SimulatedLog, plan: &RunPlan, life: u64, cal
         log.retry_failed().await?;
     }
     let mut failures: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut known = Vec::new();
     loop {
         let committed = log.committed().await?;
         let given_up = log.given_up().await?;
@@ -98,7 +99,9 @@ async fn drive(world: &World, log: &SimulatedLog, plan: &RunPlan, life: u64, cal
                 if world.with(|state| state.planted) == Some(Planted::SweptEarly) {
                     sweep_early(log, &plan, committed).await?;
                 }
-                for split in run_round(world, &plan, life, &splits).await {
+                let (unsuccessful, committed) = run_round(world, &plan, life, &splits).await;
+                known.extend(committed);
+                for split in unsuccessful {
                     let count = failures.entry(split).or_default();
                     *count += 1;
                     if *count >= FAILURES && !calm {
@@ -114,7 +117,7 @@ async fn drive(world: &World, log: &SimulatedLog, plan: &RunPlan, life: u64, cal
             NextAction::GiveUp(_) => return Ok(()),
             NextAction::Finish => {
                 let begin = world.with(|state| state.now);
-                let (_, swept) = log.finish(&plan).await?;
+                let (_, swept) = log.finish(&plan, known).await?;
                 if swept.left == 0 {
                     world.with(|state| state.sweeps.push(begin));
                 }
@@ -137,8 +140,8 @@ async fn sweep_early(log: &SimulatedLog, plan: &RunPlan, committed: impl IntoIte
 }
 
 /// Runs splits side by side and waits until all are over or the driver loses its patience; then those still at work are
-/// zombies. Returns the splits that are over without success.
-async fn run_round(world: &World, plan: &RunPlan, life: u64, splits: &[u64]) -> Vec<u64> {
+/// zombies. Returns the splits that are over without success, and the records that are known to be committed.
+async fn run_round(world: &World, plan: &RunPlan, life: u64, splits: &[u64]) -> (Vec<u64>, Vec<CommitRecord>) {
     let round = world.with(|state| {
         state.rounds.push(Round { open: splits.len(), ..Round::default() });
         state.rounds.len() - 1
@@ -151,7 +154,10 @@ async fn run_round(world: &World, plan: &RunPlan, life: u64, splits: &[u64]) -> 
     if let Either::Right(_) = future::select(over, pin!(world.sleep(patience))).await {
         world.with(|state| state.tally.abandoned += 1);
     }
-    world.with(|state| std::mem::take(&mut state.rounds[round].unsuccessful))
+    world.with(|state| {
+        let round = &mut state.rounds[round];
+        (std::mem::take(&mut round.unsuccessful), std::mem::take(&mut round.known))
+    })
 }
 
 struct WaitForRound {
@@ -200,6 +206,7 @@ fn start_worker(world: &World, plan: &RunPlan, life: u64, round: usize, split: u
                 }
                 Ok(SplitOutcome::Skipped(_)) | Err(_) => false,
             };
+            state.rounds[round].known.extend(outcome.as_ref().ok().map(|outcome| outcome.record().clone()));
             state.writers[writer].believes = committed;
             state.writers[writer].successful = outcome.is_ok();
             if let Ok(SplitOutcome::Ran(_, CommitOutcome::AlreadyOurs)) = &outcome {

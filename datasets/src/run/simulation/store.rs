@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
 use super::world::{Event, State, World};
@@ -300,6 +301,21 @@ impl LogStore for Client {
             Answer::Read(bytes) => Ok(bytes),
             _ => Err(failed(key)),
         }
+    }
+
+    async fn read_each<T, F>(&self, keys: Vec<String>, readers: usize, make: F) -> Vec<Option<T>>
+    where
+        T: Send + 'static,
+        F: Fn(&Bytes, &str) -> Option<T> + Clone + Send + Sync + 'static,
+    {
+        let read = |key: String| {
+            let make = make.clone();
+            async move {
+                let bytes = self.read(&key).await.ok().flatten()?;
+                make(&bytes, &key)
+            }
+        };
+        stream::iter(keys).map(read).buffered(readers).collect().await
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<String>> {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::store::{Documents, Operation, Store};
 use super::{Chances, Planted, Tally};
+use crate::run::record::CommitRecord;
 
 /// A generator whose numbers are the same on every machine and in every version: SplitMix64.
 #[derive(Clone, Debug)]
@@ -67,6 +68,8 @@ pub(super) enum Event {
 pub(super) struct Round {
     pub(super) open: usize,
     pub(super) unsuccessful: Vec<u64>,
+    /// The records that its workers know to be committed.
+    pub(super) known: Vec<CommitRecord>,
     pub(super) waker: Option<Waker>,
 }
 
