@@ -8,7 +8,6 @@ mod added;
 mod cache;
 mod counter;
 mod encoder;
-mod ids;
 mod normal;
 mod stages;
 mod vocabulary;

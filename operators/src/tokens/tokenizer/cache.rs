@@ -33,7 +33,7 @@ const LONG_SETS: usize = 1 << 17;
 /// Bytes of long words.
 const LONG_BYTES: usize = 16 << 20;
 /// Longest word that is packed into a key.
-pub(super) const SHORT: usize = 15;
+const SHORT: usize = 15;
 /// Longest word that is kept. Longer ones hardly ever occur twice.
 const LONG: usize = 255;
 /// Words of one batch.
@@ -46,7 +46,7 @@ const MOVE: usize = 4;
 const DISPLACE: usize = 4;
 
 /// A key is the word's bytes, padded with zeros; its top byte holds the length above the count, 4 bits each.
-pub(super) const COUNT_SHIFT: u32 = 120;
+const COUNT_SHIFT: u32 = 120;
 const COUNT_MASK: u128 = 0x0F << COUNT_SHIFT;
 const LENGTH_SHIFT: u32 = 124;
 
@@ -185,7 +185,7 @@ impl CountCache {
         let count = tokenize(&text[start as usize..end as usize])?;
         // A count above 15 does not fit; no model makes more tokens than a word has bytes, so there are none.
         if count <= SHORT
-            && let Some(way) = room::<WAYS>(set.iter().position(|&entry| entry == 0), self.turn)
+            && let Some(way) = room(set.iter().position(|&entry| entry == 0), self.turn)
         {
             set[way] = key | (count as u128) << COUNT_SHIFT;
         }
@@ -218,7 +218,7 @@ impl LongWords {
         }
         let count = tokenize(word)?;
         let entries = &self.sets[set].0;
-        let Some(way) = room::<WAYS>(entries.iter().position(|entry| entry.length == 0), turn).filter(|_| count <= LONG) else {
+        let Some(way) = room(entries.iter().position(|entry| entry.length == 0), turn).filter(|_| count <= LONG) else {
             return Ok(count);
         };
         if self.bytes.len() + bytes.len() > LONG_BYTES {
@@ -237,13 +237,13 @@ impl LongWords {
 }
 
 /// Which entry of a set a new word takes, if any: a free one, or now and then one that is taken.
-pub(super) fn room<const N: usize>(free: Option<usize>, turn: usize) -> Option<usize> {
-    free.or_else(|| turn.is_multiple_of(DISPLACE).then_some(turn / DISPLACE % N))
+fn room(free: Option<usize>, turn: usize) -> Option<usize> {
+    free.or_else(|| turn.is_multiple_of(DISPLACE).then_some(turn / DISPLACE % WAYS))
 }
 
 /// The entry of a set that has this key, or 0.
 #[inline(always)]
-pub(super) fn find<const N: usize>(set: &[u128; N], key: u128) -> u128 {
+fn find<const N: usize>(set: &[u128; N], key: u128) -> u128 {
     // All are compared without branches: which of them matches is not predictable.
     let mut entry = 0;
     for &candidate in set {
@@ -260,13 +260,13 @@ fn short_set(hash: u64) -> usize {
 
 /// The number of tokens in an entry of a short word.
 #[inline(always)]
-pub(super) fn tokens(entry: u128) -> usize {
+fn tokens(entry: u128) -> usize {
     (entry >> COUNT_SHIFT) as usize & 0x0F
 }
 
 /// The key, without a count, of `text[start..start + length]`, `length` being at most 15.
 #[inline(always)]
-pub(super) fn short_key(text: &[u8], start: usize, length: usize) -> u128 {
+fn short_key(text: &[u8], start: usize, length: usize) -> u128 {
     let bytes = match text.get(start..start + 16) {
         Some(ahead) => {
             let mut bytes = [0; 16];
@@ -295,7 +295,7 @@ const WORD_MASK: [u128; 16] = {
 
 /// Multiplies the halves and folds the product, so that every bit of the key reaches every bit of the hash.
 #[inline(always)]
-pub(super) fn hash_short(key: u128) -> u64 {
+fn hash_short(key: u128) -> u64 {
     fold(key as u64 ^ 0x9E37_79B9_7F4A_7C15, (key >> 64) as u64 ^ 0xC2B2_AE3D_27D4_EB4F)
 }
 

@@ -103,8 +103,8 @@ fn ascii_blocks(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn only_what_needs_it_is_normalised() {
@@ -160,7 +160,9 @@ mod tests {
     #[test]
     fn every_character_after_every_kind_of_neighbour() {
         let neighbours = ["", "a", "\u{300}", "e\u{327}", "\u{1100}", "\u{ac00}", "\u{9c7}", "\u{2f800}"];
-        for character in '\0'..=char::MAX {
+        // Planes 3 to 13 hold no character that a normal form changes, and the last two are for private use.
+        let characters = ('\0'..'\u{30000}').chain('\u{e0000}'..'\u{e0200}');
+        for character in characters {
             for neighbour in neighbours {
                 let text = format!("{neighbour}{character}{neighbour}\u{301}");
                 assert_eq!(nfc(&text), text.nfc().collect::<String>(), "{text:?}");
