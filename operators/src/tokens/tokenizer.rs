@@ -7,17 +7,20 @@
 mod added;
 mod cache;
 mod counter;
+mod encoder;
 mod normal;
+mod stages;
 mod vocabulary;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+use tokenizers::pipeline::{PipelineToken, PipelineTokenizer};
 
 use self::added::AddedTokens;
 pub use self::counter::TokenCounter;
+use self::encoder::Encoder;
 use self::vocabulary::VocabularyFile;
 use crate::resources::{ResourceIdentity, Resources};
 use crate::{OperatorError, Result};
@@ -62,6 +65,8 @@ struct Shared {
     vocab_size: usize,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
+    /// Encoders that no thread uses right now. Their caches are warm.
+    idle: Mutex<Vec<Encoder>>,
 }
 
 impl Tokenizer {
@@ -87,6 +92,7 @@ impl Tokenizer {
             vocab_size: largest_id.map_or(0, |largest| largest as usize + 1),
             prefix: ids(&template.prefix),
             suffix: ids(&template.suffix),
+            idle: Mutex::new(Vec::new()),
             pipeline,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -104,18 +110,20 @@ impl Tokenizer {
     /// post-processor adds stand around them (`[CLS]`, `<s>`, …). Special tokens written out in the text are recognised in
     /// either case, as the library does by default.
     pub fn encode(&self, text: &str, special_tokens: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        // Collecting in place keeps the allocation, so a buffer that is used again is never copied or allocated anew.
+        let shared = &*self.shared;
+        let idle = || shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
         ids.clear();
-        let mut tokens: Vec<PipelineToken> = std::mem::take(ids).into_iter().map(PipelineToken::from).collect();
         if special_tokens {
-            tokens.extend(self.shared.prefix.iter().copied().map(PipelineToken::from));
+            ids.extend_from_slice(&shared.prefix);
         }
-        let encoded = self.shared.pipeline.encode_into(text, &plain_options(), &mut tokens);
+        let waiting = idle().pop();
+        let mut encoder = waiting.unwrap_or_else(|| Encoder::new(shared));
+        let encoded = encoder.encode(shared, text, ids);
+        idle().push(encoder);
         if special_tokens {
-            tokens.extend(self.shared.suffix.iter().copied().map(PipelineToken::from));
+            ids.extend_from_slice(&shared.suffix);
         }
-        *ids = tokens.into_iter().map(u32::from).collect();
-        encoded.map_err(|error| EncodeError(error.to_string()))
+        encoded
     }
 
     /// A counter, which finds the number of tokens much faster than encoding does. One per thread.
@@ -180,14 +188,8 @@ pub fn resolve_location(location: &str) -> String {
     in_folder(&format!("hf://{location}"))
 }
 
-/// Options under which encoding gives the ids of the text and nothing else.
-fn plain_options() -> EncodeOptions {
-    EncodeOptions {
-        add_special_tokens: false,
-        encode_special_tokens: false,
-        padding: Override::Off,
-        truncation: Override::Off,
-    }
+fn failed(error: tokenizers::Error) -> EncodeError {
+    EncodeError(error.to_string())
 }
 
 fn is_hub_id(location: &str) -> bool {

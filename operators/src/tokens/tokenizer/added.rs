@@ -26,8 +26,16 @@ enum Beginnings {
     Unknown,
 }
 
-/// Where an added token was found.
-pub(super) type Place = (usize, usize);
+/// A part of a text.
+pub(super) enum Piece<'a> {
+    /// Text between added tokens, never empty.
+    Text(&'a str),
+    /// The id of an added token.
+    Added(u32),
+}
+
+/// Where an added token was found, and its id.
+type Found = ((usize, usize), u32);
 
 impl AddedTokens {
     pub(super) fn new(added: &AddedVocabulary) -> Self {
@@ -40,29 +48,29 @@ impl AddedTokens {
         Self { raw: of(false), normalized: of(true) }
     }
 
-    /// Calls `visit` with each piece of `text` between added tokens, and its position, and returns the number of added
-    /// tokens. `normalized` says which of them are meant: those matched on normalised text or the others.
+    /// Calls `visit` with each added token in `text` and each piece between them, and its position. `normalized` says which
+    /// added tokens are meant: those matched on normalised text or the others.
     pub(super) fn split<E>(
         &self,
         added: &AddedVocabulary,
         text: &str,
         normalized: bool,
-        mut visit: impl FnMut(&str, usize) -> Result<(), E>,
-    ) -> Result<usize, E> {
+        mut visit: impl FnMut(Piece<'_>, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
         let beginnings = if normalized { &self.normalized } else { &self.raw };
         let mut search = Search { beginnings, next: [0; MOST_BEGINNINGS] };
-        let (mut start, mut count) = (0, 0);
-        while let Some((from, to)) = search.next(added, text.as_bytes(), start, normalized) {
+        let mut start = 0;
+        while let Some(((from, to), id)) = search.next(added, text.as_bytes(), start, normalized) {
             if from > start {
-                visit(&text[start..from], start)?;
+                visit(Piece::Text(&text[start..from]), start)?;
             }
-            count += 1;
+            visit(Piece::Added(id), from)?;
             start = to;
         }
         if start < text.len() {
-            visit(&text[start..], start)?;
+            visit(Piece::Text(&text[start..]), start)?;
         }
-        Ok(count)
+        Ok(())
     }
 }
 
@@ -95,7 +103,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// The leftmost added token in `text` that begins at `start` or later.
-    fn next(&mut self, added: &AddedVocabulary, text: &[u8], start: usize, normalized: bool) -> Option<Place> {
+    fn next(&mut self, added: &AddedVocabulary, text: &[u8], start: usize, normalized: bool) -> Option<Found> {
         let mut from = start;
         if let Beginnings::Known(finders) = self.beginnings {
             from = usize::MAX;
@@ -109,6 +117,6 @@ impl Search<'_> {
         if from >= text.len() {
             return None;
         }
-        added.extract_next(text, from, normalized, false).map(|(place, _)| place)
+        added.extract_next(text, from, normalized, false)
     }
 }

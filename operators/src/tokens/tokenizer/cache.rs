@@ -2,22 +2,48 @@
 //!
 //! Text repeats its words, and a count needs no ids. A word of at most 15 bytes is its own key: word, length and count
 //! are packed into 16 bytes, four of them to a cache line, and a line is one set. A look-up is one multiplication, one
-//! line and four comparisons, and its answer is exact because the key is the word itself. Longer words are kept whole in
-//! a second table and compared byte by byte.
+//! line and four comparisons, and its answer is exact because the key is the word itself. Longer words are kept whole,
+//! behind each other in one buffer, and compared byte by byte.
 //!
-//! Both tables have a fixed size, so memory is bounded whatever the text: see [`CountCache::BYTES`]. In a full set the
-//! entries make room in turn.
+//! Short words stand in two tables. The large one holds a million of them, too many for the processor's near caches and
+//! for its address translation, so a look-up there waits for memory. The small one in front holds the words of the last
+//! while, which by Zipf's law are four of five. A word moves to the front at one in a few look-ups that had to go to the
+//! large table: frequent words get there soon, and rare words seldom displace them.
+//!
+//! Words come in batches. First all of a batch are looked up in front, without a branch on what was found; then the lines
+//! of those that were not there are read, so that the waits for memory overlap; then they are looked up.
+//!
+//! All tables have a fixed size, so memory is bounded whatever the text: see [`CountCache::BYTES`]. In a full set the
+//! entries make room now and then, in turn; when the buffer of long words is full it is emptied.
+
+use std::hint::black_box;
+
+use tokenizers::pipeline::Span;
 
 /// Entries of one set.
 const WAYS: usize = 4;
+/// Entries of one set of the table in front. Fewer, as each is compared for every word.
+const FRONT_WAYS: usize = 2;
+/// Sets of the table in front: 128 KiB, 8,192 words.
+const FRONT_SETS: usize = 1 << 12;
 /// Sets of the table of short words: 16 MiB, a million words.
 const SHORT_SETS: usize = 1 << 18;
-/// Sets of the table of long words: 4.25 MiB, 65,536 words.
-const LONG_SETS: usize = 1 << 14;
+/// Sets of the table of long words: 8 MiB, half a million words.
+const LONG_SETS: usize = 1 << 17;
+/// Bytes of long words.
+const LONG_BYTES: usize = 16 << 20;
 /// Longest word that is packed into a key.
 const SHORT: usize = 15;
 /// Longest word that is kept. Longer ones hardly ever occur twice.
-const LONG: usize = 62;
+const LONG: usize = 255;
+/// Words of one batch.
+const BATCH: usize = 64;
+/// One in so many look-ups that the table in front could not answer moves its word there.
+const MOVE: usize = 4;
+
+/// One in so many words that belong in a full set displaces another. Were it every one, words that take turns in a set
+/// that is one entry too small would all be missed always; so most of them are found.
+const DISPLACE: usize = 4;
 
 /// A key is the word's bytes, padded with zeros; its top byte holds the length above the count, 4 bits each.
 const COUNT_SHIFT: u32 = 120;
@@ -29,115 +55,213 @@ const LENGTH_SHIFT: u32 = 124;
 #[repr(align(64))]
 struct ShortSet([u128; WAYS]);
 
-/// One cache line with a long word.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
+/// Two short words in front.
+#[derive(Clone, Copy, Default)]
+#[repr(align(32))]
+struct FrontSet([u128; FRONT_WAYS]);
+
+/// A long word: its hash, where its bytes are, how many, and how many tokens it has. Length 0 is free.
+#[derive(Clone, Copy, Default)]
 struct LongWord {
-    length: u8,
-    count: u8,
-    bytes: [u8; LONG],
+    hash: u32,
+    start: u32,
+    length: u16,
+    count: u16,
 }
 
-const FREE: LongWord = LongWord { length: 0, count: 0, bytes: [0; LONG] };
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct LongSet([LongWord; WAYS]);
+
+/// A short word that is not in front.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    key: u128,
+    hash: u64,
+    start: u32,
+    end: u32,
+}
 
 /// A bounded cache from word to number of tokens.
 pub(super) struct CountCache {
+    front: Box<[FrontSet]>,
     short: Box<[ShortSet]>,
-    /// Part of the hash of each long word, so that words that differ are hardly ever compared.
-    long_tags: Box<[[u32; WAYS]]>,
-    long: Box<[[LongWord; WAYS]]>,
+    long: LongWords,
+    waiting: Box<[Waiting; BATCH]>,
     /// Which entry of a full set makes room next.
     turn: usize,
 }
 
-/// What a look-up found.
-pub(super) enum Found {
-    /// The number of tokens.
-    Count(usize),
-    /// The word is not there; where to put it.
-    Nothing(Place),
-}
-
-/// Where a word that was not found belongs.
-#[derive(Clone, Copy)]
-pub(super) enum Place {
-    Short { set: usize, key: u128 },
-    Long { set: usize, tag: u32 },
-    Nowhere,
+/// The part for long words.
+struct LongWords {
+    sets: Box<[LongSet]>,
+    /// Their bytes, behind each other.
+    bytes: Vec<u8>,
 }
 
 impl CountCache {
     /// What a cache takes, in bytes.
-    pub(super) const BYTES: usize =
-        SHORT_SETS * size_of::<ShortSet>() + LONG_SETS * (size_of::<[u32; WAYS]>() + size_of::<[LongWord; WAYS]>());
+    pub(super) const BYTES: usize = FRONT_SETS * size_of::<FrontSet>()
+        + SHORT_SETS * size_of::<ShortSet>()
+        + LONG_SETS * size_of::<LongSet>()
+        + LONG_BYTES;
 
     pub(super) fn new() -> Self {
         Self {
+            front: vec![FrontSet::default(); FRONT_SETS].into_boxed_slice(),
             short: vec![ShortSet::default(); SHORT_SETS].into_boxed_slice(),
-            long_tags: vec![[0; WAYS]; LONG_SETS].into_boxed_slice(),
-            long: vec![[FREE; WAYS]; LONG_SETS].into_boxed_slice(),
+            long: LongWords {
+                sets: vec![LongSet::default(); LONG_SETS].into_boxed_slice(),
+                bytes: Vec::with_capacity(LONG_BYTES),
+            },
+            waiting: Box::new([Waiting::default(); BATCH]),
             turn: 0,
         }
     }
 
-    /// Looks up the word `text[start..end]`. Taking the whole text lets a short word be read with one 16-byte load.
+    /// The number of tokens of the words of `text` together. `tokenize` gives the number for a word that is not known yet.
+    pub(super) fn count<E>(
+        &mut self,
+        text: &str,
+        words: &[Span],
+        mut tokenize: impl FnMut(&str) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        words.chunks(BATCH).try_fold(0, |total, words| Ok(total + self.count_batch(text, words, &mut tokenize)?))
+    }
+
     #[inline(always)]
-    pub(super) fn find(&self, text: &[u8], start: usize, end: usize) -> Found {
-        let length = end.wrapping_sub(start);
-        if length > SHORT {
-            return self.find_long(&text[start..end]);
+    fn count_batch<E>(
+        &mut self,
+        text: &str,
+        words: &[Span],
+        tokenize: &mut impl FnMut(&str) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let bytes = text.as_bytes();
+        let (mut total, mut waiting) = (0, 0);
+        for word in words {
+            let (start, end) = (word.start as usize, word.end as usize);
+            let length = end.wrapping_sub(start);
+            if length > SHORT {
+                total += self.long.count(&text[start..end], self.turn, tokenize)?;
+                self.turn = self.turn.wrapping_add(1);
+                continue;
+            }
+            let key = short_key(bytes, start, length);
+            let hash = hash_short(key);
+            let entry = find(&self.front[hash as usize % FRONT_SETS].0, key);
+            total += tokens(entry);
+            self.waiting[waiting] = Waiting { key, hash, start: word.start, end: word.end };
+            waiting += usize::from(entry == 0);
         }
-        let key = short_key(text, start, length);
-        let set = (hash_short(key) >> 32) as usize % SHORT_SETS;
-        // All four are compared without branches: which of them matches is not predictable.
-        let mut entry = 0;
-        for candidate in self.short[set].0 {
-            entry |= if (candidate ^ key) & !COUNT_MASK == 0 { candidate } else { 0 };
+        let mut touched = 0;
+        for word in &self.waiting[..waiting] {
+            touched ^= self.short[short_set(word.hash)].0[0];
         }
-        if entry == 0 {
-            return Found::Nothing(Place::Short { set, key });
+        black_box(touched);
+        for index in 0..waiting {
+            total += self.count_behind(text, index, tokenize)?;
         }
-        Found::Count((entry >> COUNT_SHIFT) as usize & 0x0F)
+        Ok(total)
     }
 
-    #[inline(never)]
-    fn find_long(&self, word: &[u8]) -> Found {
-        if word.len() > LONG {
-            return Found::Nothing(Place::Nowhere);
-        }
-        let hash = hash_long(word);
-        let (set, tag) = ((hash >> 32) as usize % LONG_SETS, hash as u32);
-        for (way, &candidate) in self.long_tags[set].iter().enumerate() {
-            let entry = &self.long[set][way];
-            if candidate == tag && entry.bytes[..usize::from(entry.length)] == *word {
-                return Found::Count(usize::from(entry.count));
+    /// Counts a short word that is not in front.
+    #[inline(always)]
+    fn count_behind<E>(
+        &mut self,
+        text: &str,
+        index: usize,
+        tokenize: &mut impl FnMut(&str) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let Waiting { key, hash, start, end } = self.waiting[index];
+        let set = &mut self.short[short_set(hash)].0;
+        self.turn = self.turn.wrapping_add(1);
+        let entry = find(set, key);
+        if entry != 0 {
+            if self.turn.is_multiple_of(MOVE) {
+                self.front[hash as usize % FRONT_SETS].0[self.turn / MOVE % FRONT_WAYS] = entry;
             }
+            return Ok(tokens(entry));
         }
-        Found::Nothing(Place::Long { set, tag })
+        let count = tokenize(&text[start as usize..end as usize])?;
+        // A count above 15 does not fit; no model makes more tokens than a word has bytes, so there are none.
+        if count <= SHORT
+            && let Some(way) = room(set.iter().position(|&entry| entry == 0), self.turn)
+        {
+            set[way] = key | (count as u128) << COUNT_SHIFT;
+        }
+        Ok(count)
     }
+}
 
-    /// Keeps the count of a word that a look-up did not find.
+impl LongWords {
     #[inline(never)]
-    pub(super) fn keep(&mut self, place: Place, word: &[u8], count: usize) {
-        self.turn = (self.turn + 1) % WAYS;
-        match place {
-            // A count above 15 does not fit; no model makes more tokens than a word has bytes, so there are none.
-            Place::Short { set, key } if count <= SHORT => {
-                let entries = &mut self.short[set].0;
-                let way = entries.iter().position(|&entry| entry == 0).unwrap_or(self.turn);
-                entries[way] = key | (count as u128) << COUNT_SHIFT;
-            }
-            Place::Long { set, tag } if count <= LONG => {
-                let entries = &mut self.long[set];
-                let way = entries.iter().position(|entry| entry.length == 0).unwrap_or(self.turn);
-                let mut bytes = [0; LONG];
-                bytes[..word.len()].copy_from_slice(word);
-                entries[way] = LongWord { length: word.len() as u8, count: count as u8, bytes };
-                self.long_tags[set][way] = tag;
-            }
-            _ => {}
+    fn count<E>(
+        &mut self,
+        word: &str,
+        turn: usize,
+        tokenize: &mut impl FnMut(&str) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let bytes = word.as_bytes();
+        if bytes.len() > LONG {
+            return tokenize(word);
         }
+        let hash = hash_long(bytes);
+        let set = (hash >> 32) as usize % LONG_SETS;
+        for entry in &self.sets[set].0 {
+            let start = entry.start as usize;
+            if entry.hash == hash as u32
+                && usize::from(entry.length) == bytes.len()
+                && self.bytes.get(start..start + bytes.len()) == Some(bytes)
+            {
+                return Ok(usize::from(entry.count));
+            }
+        }
+        let count = tokenize(word)?;
+        let entries = &self.sets[set].0;
+        let Some(way) = room(entries.iter().position(|entry| entry.length == 0), turn).filter(|_| count <= LONG) else {
+            return Ok(count);
+        };
+        if self.bytes.len() + bytes.len() > LONG_BYTES {
+            self.bytes.clear();
+            self.sets.fill(LongSet::default());
+        }
+        self.sets[set].0[way] = LongWord {
+            hash: hash as u32,
+            start: self.bytes.len() as u32,
+            length: bytes.len() as u16,
+            count: count as u16,
+        };
+        self.bytes.extend_from_slice(bytes);
+        Ok(count)
     }
+}
+
+/// Which entry of a set a new word takes, if any: a free one, or now and then one that is taken.
+fn room(free: Option<usize>, turn: usize) -> Option<usize> {
+    free.or_else(|| turn.is_multiple_of(DISPLACE).then_some(turn / DISPLACE % WAYS))
+}
+
+/// The entry of a set that has this key, or 0.
+#[inline(always)]
+fn find<const N: usize>(set: &[u128; N], key: u128) -> u128 {
+    // All are compared without branches: which of them matches is not predictable.
+    let mut entry = 0;
+    for &candidate in set {
+        entry |= if (candidate ^ key) & !COUNT_MASK == 0 { candidate } else { 0 };
+    }
+    entry
+}
+
+/// Which set of the large table a short word belongs to. The table in front takes the low bits.
+#[inline(always)]
+fn short_set(hash: u64) -> usize {
+    (hash >> 32) as usize % SHORT_SETS
+}
+
+/// The number of tokens in an entry of a short word.
+#[inline(always)]
+fn tokens(entry: u128) -> usize {
+    (entry >> COUNT_SHIFT) as usize & 0x0F
 }
 
 /// The key, without a count, of `text[start..start + length]`, `length` being at most 15.
