@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -70,6 +70,18 @@ impl Bucket {
     }
 }
 
+/// Lets a store fail from the moment on at which the run is planned.
+struct Saboteur {
+    store: FaultStore,
+    rules: Mutex<Vec<Rule>>,
+}
+
+impl Observer for Saboteur {
+    fn started(&self, _folder: &str, _plan: &RunPlan, _resumed: u64, _progress: &Arc<Progress>) {
+        self.store.script(std::mem::take(&mut *self.rules.lock().unwrap()));
+    }
+}
+
 fn definition(terms: &Path, attempts: u32) -> PipelineFile {
     let text = pipeline("s3://bucket/corpus/*.jsonl", "s3://bucket/run").replace("terms.txt", terms.to_str().unwrap());
     PipelineFile::parse("p.yaml", &format!("{text}attempts: {attempts}\n"), &[] as &[&str]).unwrap()
@@ -109,16 +121,16 @@ async fn every_scripted_fault_is_survived() {
         ("bodies of the source that break off", many(Call::Get, "corpus/", Fault::Truncate(777)), None),
         ("bodies of the source that end early", many(Call::Get, "corpus/", Fault::TruncateSilently(777)), None),
         ("slow reads", many(Call::Get, "corpus/", Fault::Stall(Duration::from_millis(200))), None),
-        ("listings that break off", many(Call::List, "_run/commits", Fault::Truncate(1)), None),
-        ("403 on reads", vec![Rule::always(Call::Get, "corpus/1", Fault::Status(403)).after(4)], Some("AWS_PROFILE")),
+        ("listings that break off", vec![Rule::once(Call::List, "_run/commits", Fault::Truncate(1))], None),
+        ("403 on reads", vec![Rule::always(Call::Get, "corpus/1", Fault::Status(403)).after(1)], Some("AWS_PROFILE")),
         (
             "404 on reads",
-            vec![Rule::always(Call::Get, "corpus/1", Fault::Status(404)).after(4)],
+            vec![Rule::always(Call::Get, "corpus/1", Fault::Status(404)).after(1)],
             Some("does not exist"),
         ),
         (
             "416 on reads",
-            vec![Rule::always(Call::Get, "corpus/1", Fault::Status(416)).after(4)],
+            vec![Rule::always(Call::Get, "corpus/1", Fault::Status(416)).after(1)],
             Some("corpus/1.jsonl"),
         ),
         ("500 for good", vec![Rule::always(Call::Put, "run/data", Fault::Status(500)).after(2)], Some("run/data")),
@@ -132,9 +144,13 @@ async fn every_scripted_fault_is_survived() {
         let (terms, expected) = (terms.clone(), expected.clone());
         tokio::spawn(async move {
             let bucket = Bucket::new(|inner| FaultStore::new(inner)).await;
-            bucket.faults.script(rules);
-            let file = definition(&terms, 5);
-            let ended = bucket.run(&file, Arc::new(Unobserved)).await;
+            // Planning reads the source, too, and is not repeated by itself.
+            let (of_source, others): (Vec<Rule>, Vec<Rule>) =
+                rules.into_iter().partition(|rule| rule.path.starts_with("corpus/"));
+            bucket.faults.script(others);
+            let file = definition(&terms, if ends.is_some() { 1 } else { 5 });
+            let saboteur = Saboteur { store: bucket.faults.clone(), rules: Mutex::new(of_source) };
+            let ended = bucket.run(&file, Arc::new(saboteur)).await;
             assert!(bucket.faults.faults() > 0, "{name}: nothing went wrong");
             let report = match (ended, ends) {
                 (Ok(report), None) => report,
@@ -167,7 +183,7 @@ async fn chance_is_survived() {
     let checks = (0..8).map(|seed| {
         let (terms, expected) = (terms.clone(), expected.clone());
         tokio::spawn(async move {
-            let bucket = Bucket::new(|inner| FaultStore::by_chance(inner, seed, 6, 25)).await;
+            let bucket = Bucket::new(|inner| FaultStore::by_chance(inner, seed, 4, 25)).await;
             let file = definition(&terms, 4);
             let mut starts = 0;
             let report = loop {
@@ -177,7 +193,7 @@ async fn chance_is_survived() {
                     Err(error) => assert!(starts < 26, "seed {seed} after {starts} starts: {error}"),
                 }
             };
-            assert!(bucket.faults.faults() >= 10, "seed {seed}: only {} faults", bucket.faults.faults());
+            assert!(bucket.faults.faults() >= 5, "seed {seed}: only {} faults", bucket.faults.faults());
             check(&report, &format!("seed {seed}"));
             bucket.faults.calm();
             bucket.run(&file, Arc::new(Unobserved)).await.unwrap();

@@ -9,7 +9,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use self::server::HubServer;
 use crate::kills::{same_parts, torment};
-use crate::support::{Ran, TERMS, Workspace, holds, lines, parts, pipeline, rows};
+use crate::support::{Ran, Served, TERMS, Workspace, holds, lines, parts, pipeline, rows};
 
 #[path = "../datasets/tests/common/hub.rs"]
 mod server;
@@ -174,10 +174,9 @@ async fn a_gated_data_set_and_its_token() {
     let hub = MockServer::start().await;
     let text = lines(0, 50);
     let bearer = format!("Bearer {TOKEN}");
-    let allowed = |place: &str, answer: ResponseTemplate| {
-        Mock::given(path(place)).and(header("authorization", bearer.as_str())).respond_with(answer)
-    };
-    allowed("/api/datasets/o/n/revision/main", ResponseTemplate::new(200).set_body_json(json!({"sha": COMMIT})))
+    Mock::given(path("/api/datasets/o/n/revision/main"))
+        .and(header("authorization", bearer.as_str()))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"sha": COMMIT})))
         .mount(&hub)
         .await;
     let tree = json!([{"type": "file", "oid": "aaaa", "size": text.len(), "path": "a.jsonl"}]);
@@ -187,8 +186,11 @@ async fn a_gated_data_set_and_its_token() {
         .respond_with(ResponseTemplate::new(200).set_body_json(tree))
         .mount(&hub)
         .await;
-    let file = ResponseTemplate::new(200).set_body_string(text).insert_header("etag", "\"aaaa\"");
-    allowed(&format!("/datasets/o/n/resolve/{COMMIT}/a.jsonl"), file).mount(&hub).await;
+    Mock::given(path(format!("/datasets/o/n/resolve/{COMMIT}/a.jsonl")))
+        .and(header("authorization", bearer.as_str()))
+        .respond_with(Served(text))
+        .mount(&hub)
+        .await;
     let gated = ResponseTemplate::new(401)
         .insert_header("x-error-code", "GatedRepo")
         .set_body_json(json!({"error": "Access to dataset o/n is restricted."}));

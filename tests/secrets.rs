@@ -2,9 +2,9 @@
 
 use serde_json::json;
 use wiremock::matchers::{header, method, path, query_param};
-use wiremock::{Mock, MockServer, ResponseTemplate};
+use wiremock::{Mock, MockServer};
 
-use crate::support::{Ran, TERMS, Workspace, holds, lines, rows};
+use crate::support::{Ran, Served, TERMS, Workspace, holds, lines, rows};
 
 const SECRETS: [&str; 3] = ["pa55word", "0123abcdsignature", "cGE1NXdvcmQ"];
 
@@ -26,7 +26,7 @@ async fn credentials_in_addresses_are_used_and_not_shown() {
                 .and(query_param("X-Amz-Signature", "0123abcdsignature"))
                 // me:pa55word
                 .and(header("authorization", "Basic bWU6cGE1NXdvcmQ="))
-                .respond_with(ResponseTemplate::new(200).insert_header("etag", "\"1\"").set_body_string(text.clone()))
+                .respond_with(Served(text.clone()))
                 .mount(&server)
                 .await;
         }

@@ -94,6 +94,30 @@ pub fn pipeline(source: &str, sink: &str) -> String {
     )
 }
 
+/// A file as a web server gives it: whole, or a range of it.
+pub struct Served(pub String);
+
+impl wiremock::Respond for Served {
+    fn respond(&self, request: &wiremock::Request) -> wiremock::ResponseTemplate {
+        let (text, length) = (&self.0, self.0.len());
+        let range = request.headers.get("range").and_then(|range| range.to_str().ok()?.strip_prefix("bytes="));
+        let Some((from, to)) = range.and_then(|range| range.split_once('-')) else {
+            return wiremock::ResponseTemplate::new(200)
+                .insert_header("etag", "\"aaaa\"")
+                .set_body_string(text.clone());
+        };
+        let (from, end) = match (from.parse::<usize>(), to.parse::<usize>()) {
+            (Ok(from), Ok(last)) => (from, length.min(last + 1)),
+            (Ok(from), Err(_)) => (from, length),
+            (Err(_), last) => (length - length.min(last.unwrap()), length),
+        };
+        wiremock::ResponseTemplate::new(206)
+            .insert_header("etag", "\"aaaa\"")
+            .insert_header("content-range", format!("bytes {from}-{}/{length}", end - 1))
+            .set_body_string(text[from..end].to_owned())
+    }
+}
+
 /// Files of a run folder's `data` and `rejected` by split number: what a run gave.
 pub fn parts(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut parts = BTreeMap::new();
