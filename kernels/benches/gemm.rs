@@ -3,7 +3,11 @@
 //!
 //! `benches/peers/gemm_peer.py` compares with torch.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark fails by panicking; criterion's macro makes a public function")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark fails by panicking; criterion's macro makes a public function"
+)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use gristmill_kernels::gemm::{
@@ -33,7 +37,9 @@ fn packed(criterion: &mut Criterion) {
                     let id = BenchmarkId::new(format!("{engine:?}"), format!("{tokens} x {inputs} x {outputs}"));
                     group.bench_function(id, |bencher| {
                         bencher.iter(|| {
-                            weights.matmul(x, MatrixMut::row_major(&mut y, tokens, outputs).unwrap(), &options).unwrap();
+                            weights
+                                .matmul(x, MatrixMut::row_major(&mut y, tokens, outputs).unwrap(), &options)
+                                .unwrap();
                         });
                     });
                 }

@@ -8,6 +8,10 @@
 //! values of k of eight columns, and the upper halves the odd ones: a shift, or a mask, makes them f32.
 
 #![allow(unsafe_code, reason = "vector intrinsics on raw memory")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "counted loops over arrays of registers read like the tile that they compute"
+)]
 
 use std::arch::x86_64::{
     __m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_and_si256, _mm256_broadcast_ss, _mm256_castsi256_ps,

@@ -11,6 +11,10 @@
 //! is its own. All other engines follow IEEE 754 with the order of k.
 
 #![allow(unsafe_code, reason = "vector intrinsics on raw memory")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "counted loops over arrays of registers read like the tile that they compute"
+)]
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps,
