@@ -42,7 +42,7 @@ fn wrong_definitions_name_place_and_remedy() {
         ),
         ("NOT blocklist", "NOT bloklist", vec!["p.yaml:6:", "did you mean 'blocklist'?"]),
         ("NOT blocklist", "blocklist +", vec!["p.yaml:6:", "blocklist +"]),
-        ("NOT blocklist", "regexp_like(text, '(a')", vec!["p.yaml:6:", "unclosed group"]),
+        ("NOT blocklist", "\"regexp_like(text, '(a')\"", vec!["p.yaml:6:", "unclosed group"]),
         ("NOT blocklist", "lenth(text) > 2", vec!["p.yaml:6:", "did you mean 'length'?"]),
         ("corpus/*.jsonl", "corpus/*.jsnl", vec!["p.yaml:2:", "corpus/*.jsnl"]),
         ("split_size: 100 rows", "split_size: 0.0001", vec!["p.yaml:2:", "0.0001"]),

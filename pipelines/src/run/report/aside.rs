@@ -69,21 +69,30 @@ fn sample(batch: &RecordBatch, row: usize) -> Result<Sample> {
     let raw = column("raw")?.as_binary_opt::<i32>().filter(|raw| raw.is_valid(row)).map(|raw| shown(raw.value(row)));
     Ok(Sample {
         step: text("step")?.unwrap_or_default(),
-        error: text("error")?.unwrap_or_default(),
+        error: text("error")?.map(|error| visible(error.as_bytes())).unwrap_or_default(),
         source: text("source")?.unwrap_or_default(),
         offset: number("offset")?,
         row: number("row")?,
-        id: text("id")?,
+        id: text("id")?.map(|id| visible(id.as_bytes())),
         raw,
         length: number("length")?,
     })
 }
 
-/// The first bytes as text: what is no text, or cannot be seen, is written as an escape, so that nothing of the data
-/// acts on whoever reads it.
+/// The first bytes as text.
 fn shown(bytes: &[u8]) -> String {
+    let mut text = visible(&bytes[..bytes.len().min(SHOWN_BYTES)]);
+    if bytes.len() > SHOWN_BYTES {
+        text.push('…');
+    }
+    text
+}
+
+/// Bytes as text: what is no text, or cannot be seen, is written as an escape, so that nothing of the data acts on whoever
+/// reads it.
+fn visible(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for chunk in bytes[..bytes.len().min(SHOWN_BYTES)].utf8_chunks() {
+    for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             if character.is_control() || is_invisible(character) {
                 text.extend(character.escape_unicode());
@@ -94,9 +103,6 @@ fn shown(bytes: &[u8]) -> String {
         for byte in chunk.invalid() {
             text.push_str(&format!("\\x{byte:02x}"));
         }
-    }
-    if bytes.len() > SHOWN_BYTES {
-        text.push('…');
     }
     text
 }
