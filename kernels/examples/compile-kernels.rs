@@ -37,12 +37,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let generated = manifest::generated_dir();
     fs::create_dir_all(&generated)?;
-    let mut stale: Vec<PathBuf> = fs::read_dir(&generated)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let mut stale: Vec<PathBuf> =
+        fs::read_dir(&generated)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     println!("{:<44} {:>6} {:>9} {:>7} {:>7}  GPU", "kernel", "regs", "shared", "stack", "spills");
     for source in manifest::files("cu")?.keys() {
         let ptx = generated.join(source.replace(".cu", ".ptx"));
         stale.retain(|path| *path != ptx);
-        output(Command::new(bin.join("nvcc")).args(manifest::PTX_FLAGS).arg("-o").arg(&ptx).arg(source).current_dir(manifest::cuda_dir()))?;
+        output(
+            Command::new(bin.join("nvcc"))
+                .args(manifest::PTX_FLAGS)
+                .arg("-o")
+                .arg(&ptx)
+                .arg(source)
+                .current_dir(manifest::cuda_dir()),
+        )?;
         lower_version(&ptx)?;
         for gpu in ASSEMBLED_FOR {
             let mut assemble = Command::new(bin.join("ptxas"));
@@ -55,7 +63,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             print_resources(&text, gpu);
         }
     }
-    for path in stale.iter().filter(|path| path.extension().is_some_and(|extension| extension == "ptx" || extension == "cubin")) {
+    for path in
+        stale.iter().filter(|path| path.extension().is_some_and(|extension| extension == "ptx" || extension == "cubin"))
+    {
         fs::remove_file(path)?;
     }
     let text = serde_json::to_string_pretty(&manifest::describe()?)?;
@@ -69,7 +79,10 @@ fn toolchain() -> Result<PathBuf, Box<dyn Error>> {
         let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         Some(cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))?.join("gristmill/cuda-13.0.2"))
     };
-    let folder = env::var_os("GRISTMILL_CUDA_TOOLCHAIN").map(PathBuf::from).or_else(cache).ok_or("neither HOME nor GRISTMILL_CUDA_TOOLCHAIN is set")?;
+    let folder = env::var_os("GRISTMILL_CUDA_TOOLCHAIN")
+        .map(PathBuf::from)
+        .or_else(cache)
+        .ok_or("neither HOME nor GRISTMILL_CUDA_TOOLCHAIN is set")?;
     if folder.join("nvidia/cu13/bin/nvcc").exists() {
         return Ok(folder);
     }
@@ -92,7 +105,9 @@ fn lower_version(path: &Path) -> Result<(), Box<dyn Error>> {
     let text = fs::read_to_string(path)?;
     let lines: Vec<String> = text
         .lines()
-        .map(|line| if line.starts_with(".version ") { format!(".version {}", manifest::PTX_VERSION) } else { line.to_owned() })
+        .map(|line| {
+            if line.starts_with(".version ") { format!(".version {}", manifest::PTX_VERSION) } else { line.to_owned() }
+        })
         .collect();
     fs::write(path, lines.join("\n") + "\n")?;
     Ok(())

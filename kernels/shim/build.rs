@@ -24,14 +24,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").define("GRISTMILL_SHIM", None).include(root.join("include")).include(&cuda);
     // Kernels are compiled for what they compute, not for speed of the CPU; contracting a*b+c would hide where they need it.
-    build.opt_level(1).debug(false).flag("-ffp-contract=off").flag("-Wno-unknown-pragmas").flag("-Wno-sign-compare").warnings(true);
+    build
+        .opt_level(1)
+        .debug(false)
+        .flag("-ffp-contract=off")
+        .flag("-Wno-unknown-pragmas")
+        .flag("-Wno-sign-compare")
+        .warnings(true);
     // A linker takes an object of a static library only if something in it is asked for, so each has a function to ask for.
     let mut table = String::new();
     let mut calls = String::new();
     for source in &sources {
         let name = source.file_stem().and_then(|stem| stem.to_str()).ok_or("a kernel's file name is not text")?;
         let unit = out.join(format!("{name}.cpp"));
-        let text = format!("#include {:?}\nextern \"C\" void gristmill_shim_link_{name}() {{}}\n", source.display().to_string());
+        let text = format!(
+            "#include {:?}\nextern \"C\" void gristmill_shim_link_{name}() {{}}\n",
+            source.display().to_string()
+        );
         write_if_changed(&unit, &text)?;
         build.file(&unit);
         table.push_str(&format!("extern \"C\" void gristmill_shim_link_{name}();\n"));

@@ -10,7 +10,9 @@ use crate::check::{AnyBuffer, HostBuffer, Machine, Problem};
 use crate::generated::{self, Module};
 use crate::launch::{Argument, Launch, ShapeError};
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
+};
 use cudarc::nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -195,11 +197,14 @@ impl Gpu {
             return Ok(function.clone());
         }
         let (module, _) = self.module(&mut loaded, launch.family())?;
-        let function = module.load_function(launch.kernel()).map_err(driver(&format!("find the kernel {}", launch.kernel())))?;
+        let function =
+            module.load_function(launch.kernel()).map_err(driver(&format!("find the kernel {}", launch.kernel())))?;
         // Beyond 48 KiB a kernel has to ask; asking for what the device has beside the kernel's own costs nothing.
         let context = self.stream.context();
         let most = context
-            .attribute(cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+            .attribute(
+                cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            )
             .map_err(driver("tell its shared memory"))?;
         let own = function
             .get_attribute(cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)
@@ -221,7 +226,8 @@ impl Gpu {
             Some(folder) => self.from_folder(Path::new(&folder), family)?,
             None => self.embedded(known)?,
         };
-        let module = self.stream.context().load_module(code).map_err(driver(&format!("load the kernels of {family}")))?;
+        let module =
+            self.stream.context().load_module(code).map_err(driver(&format!("load the kernels of {family}")))?;
         loaded.modules.insert(known.family, (Arc::clone(&module), origin.clone()));
         Ok((module, origin))
     }
@@ -282,7 +288,8 @@ impl Gpu {
     fn solve_on_device(&self, problem: &dyn Problem) -> Result<Vec<HostBuffer>, GpuError> {
         let mut outputs = problem.outputs();
         let inputs = problem.inputs();
-        let upload = |buffers: &[HostBuffer]| buffers.iter().map(|buffer| self.upload(buffer)).collect::<Result<Vec<_>, _>>();
+        let upload =
+            |buffers: &[HostBuffer]| buffers.iter().map(|buffer| self.upload(buffer)).collect::<Result<Vec<_>, _>>();
         let (device_inputs, device_outputs) = (upload(&inputs)?, upload(&outputs)?);
         let view = |host: &HostBuffer, device: &CudaSlice<u8>| {
             let (address, _order) = device.device_ptr(&self.stream);

@@ -201,7 +201,13 @@ pub struct Launch<'a> {
 
 impl<'a> Launch<'a> {
     /// The caller answers for the arguments being those of the kernel, and for its accesses staying within the buffers.
-    pub(crate) fn new(family: &'static str, kernel: &'static str, grid: [u32; 3], block: [u32; 3], arguments: Vec<Argument>) -> Self {
+    pub(crate) fn new(
+        family: &'static str,
+        kernel: &'static str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        arguments: Vec<Argument>,
+    ) -> Self {
         Self { family, kernel, grid, block, shared_bytes: 0, arguments, life: PhantomData }
     }
 

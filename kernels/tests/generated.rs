@@ -24,9 +24,14 @@ fn each_source_has_ptx_that_names_the_same_kernels() {
         let path = manifest::generated_dir().join(source.replace(".cu", ".ptx"));
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         assert!(text.contains(&format!("\n.version {}\n", manifest::PTX_VERSION)), "{}", path.display());
-        named.extend(text.lines().filter_map(|line| line.split_once(".entry ")).map(|(_, rest)| rest.trim_end_matches('(').to_owned()));
+        named.extend(
+            text.lines()
+                .filter_map(|line| line.split_once(".entry "))
+                .map(|(_, rest)| rest.trim_end_matches('(').to_owned()),
+        );
     }
     named.sort();
-    let compiled: Vec<_> = kernels.into_iter().filter(|name| !name.starts_with("planted_") && !name.starts_with("correct_")).collect();
+    let compiled: Vec<_> =
+        kernels.into_iter().filter(|name| !name.starts_with("planted_") && !name.starts_with("correct_")).collect();
     assert_eq!(named, compiled);
 }

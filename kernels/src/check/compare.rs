@@ -76,10 +76,13 @@ impl Expected {
         for (i, (&got, &want)) in result.iter().zip(values).enumerate() {
             let magnitude = self.scale.as_ref().map_or(0.0, |scale| scale[i].abs()).max(want.abs());
             let allowed = absolute + relative * magnitude;
-            let right = got == want || (got.is_nan() && want.is_nan()) || (want.is_finite() && (got - want).abs() <= allowed);
+            let right =
+                got == want || (got.is_nan() && want.is_nan()) || (want.is_finite() && (got - want).abs() <= allowed);
             if !right {
                 wrong += 1;
-                first.get_or_insert_with(|| format!("at {i}: {got:e}, and {want:e} is expected within {allowed:e} ({reason})"));
+                first.get_or_insert_with(|| {
+                    format!("at {i}: {got:e}, and {want:e} is expected within {allowed:e} ({reason})")
+                });
             }
         }
         match first {

@@ -139,7 +139,10 @@ impl HostBuffer {
         let size = self.dtype().bytes();
         let (own, others) = (self.bytes().chunks_exact(size), other.bytes().chunks_exact(size));
         let (own_values, other_values) = (self.to_f64(), other.to_f64());
-        let differs = own.zip(others).enumerate().position(|(i, (a, b))| a != b && !(own_values[i].is_nan() && other_values[i].is_nan()));
+        let differs = own
+            .zip(others)
+            .enumerate()
+            .position(|(i, (a, b))| a != b && !(own_values[i].is_nan() && other_values[i].is_nan()));
         differs.or_else(|| (self.len() != other.len()).then(|| self.len().min(other.len())))
     }
 }

@@ -58,7 +58,12 @@ pub trait Problem: Send + Sync {
     fn expected(&self) -> Vec<Expected>;
 
     /// Solves it with the CPU twin; `None` where the twin does not know the element type.
-    fn cpu(&self, workers: &dyn Workers, inputs: &[HostBuffer], outputs: &mut [HostBuffer]) -> Option<Result<(), ShapeError>>;
+    fn cpu(
+        &self,
+        workers: &dyn Workers,
+        inputs: &[HostBuffer],
+        outputs: &mut [HostBuffer],
+    ) -> Option<Result<(), ShapeError>>;
 
     /// The launches that solve it, in order. The buffers are the inputs and outputs in the memory of the machine.
     ///

@@ -82,7 +82,15 @@ fn benches() -> Vec<Box<dyn Problem>> {
 
 impl Case {
     /// `parameters`: bit 0 for a weight, bit 1 for a bias.
-    fn new(kind: NormKind, rows: usize, width: usize, dtype: DType, parameters: usize, backward: bool, random: &mut Random) -> Self {
+    fn new(
+        kind: NormKind,
+        rows: usize,
+        width: usize,
+        dtype: DType,
+        parameters: usize,
+        backward: bool,
+        random: &mut Random,
+    ) -> Self {
         let norm = Norm { kind, width, epsilon: 1e-5 };
         Self {
             norm,
@@ -113,7 +121,11 @@ impl Case {
         (weight, bias, self.dy.is_some().then_some(dy))
     }
 
-    fn typed<'a, T: Float>(&self, inputs: &[AnyBuffer<'a>], outputs: &[AnyBuffer<'a>]) -> Result<Vec<Launch<'a>>, ShapeError> {
+    fn typed<'a, T: Float>(
+        &self,
+        inputs: &[AnyBuffer<'a>],
+        outputs: &[AnyBuffer<'a>],
+    ) -> Result<Vec<Launch<'a>>, ShapeError> {
         let (weight, bias, dy) = self.places();
         let read = |place: Option<usize>| place.map(|place| inputs[place].read::<T>()).transpose();
         let x = inputs[0].read::<T>()?;
@@ -141,7 +153,11 @@ impl Problem for Case {
     }
 
     fn inputs(&self) -> Vec<HostBuffer> {
-        [Some(&self.x), self.weight.as_ref(), self.bias.as_ref(), self.dy.as_ref()].into_iter().flatten().cloned().collect()
+        [Some(&self.x), self.weight.as_ref(), self.bias.as_ref(), self.dy.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     fn outputs(&self) -> Vec<HostBuffer> {
@@ -182,7 +198,12 @@ impl Problem for Case {
         expected
     }
 
-    fn cpu(&self, workers: &dyn Workers, inputs: &[HostBuffer], outputs: &mut [HostBuffer]) -> Option<Result<(), ShapeError>> {
+    fn cpu(
+        &self,
+        workers: &dyn Workers,
+        inputs: &[HostBuffer],
+        outputs: &mut [HostBuffer],
+    ) -> Option<Result<(), ShapeError>> {
         let (weight, bias, dy) = self.places();
         let x = inputs[0].f32()?;
         let weight = weight.and_then(|place| inputs[place].f32());
@@ -249,9 +270,11 @@ fn scales(norm: Norm, x: &[f64], weight: Option<&[f64]>) -> Vec<f64> {
     let mut scales = Vec::with_capacity(x.len());
     for row in x.chunks_exact(norm.width.max(1)) {
         let (mean, scale) = statistics(norm, row);
-        scales.extend(row.iter().enumerate().map(|(i, value)| {
-            (value.abs() + mean.abs()) * scale * weight.map_or(1.0, |weight| weight[i].abs()) + 1.0
-        }));
+        scales.extend(
+            row.iter().enumerate().map(|(i, value)| {
+                (value.abs() + mean.abs()) * scale * weight.map_or(1.0, |weight| weight[i].abs()) + 1.0
+            }),
+        );
     }
     scales
 }
@@ -279,8 +302,10 @@ fn backward(norm: Norm, x: &[f64], weight: Option<&[f64]>, dy: &[f64]) -> Gradie
     for (row, dy) in x.chunks_exact(width.max(1)).zip(dy.chunks_exact(width.max(1))) {
         let (mean, scale) = statistics(norm, row);
         let normalised: Vec<f64> = row.iter().map(|value| (value - mean) * scale).collect();
-        let gradient: Vec<f64> = dy.iter().enumerate().map(|(i, dy)| dy * weight.map_or(1.0, |weight| weight[i])).collect();
-        let mean_gradient = if norm.kind == NormKind::Layer { gradient.iter().sum::<f64>() / width as f64 } else { 0.0 };
+        let gradient: Vec<f64> =
+            dy.iter().enumerate().map(|(i, dy)| dy * weight.map_or(1.0, |weight| weight[i])).collect();
+        let mean_gradient =
+            if norm.kind == NormKind::Layer { gradient.iter().sum::<f64>() / width as f64 } else { 0.0 };
         let mean_product = gradient.iter().zip(&normalised).map(|(g, n)| g * n).sum::<f64>() / width as f64;
         // How much an error of the mean moves the normalised values.
         let shift = mean.abs() * scale;

@@ -110,8 +110,12 @@ fn statistics<S: Simd>(simd: S, norm: Norm, x: &[f32]) -> (f32, f32) {
         let centred = simd.sub(values, means);
         simd.mul(centred, centred)
     };
-    let squares =
-        add_up(simd, x.len(), |start| square(simd.load(eight(x, start))), |range| square(simd.load_part(&x[range], mean)));
+    let squares = add_up(
+        simd,
+        x.len(),
+        |start| square(simd.load(eight(x, start))),
+        |range| square(simd.load_part(&x[range], mean)),
+    );
     (mean, 1.0 / (squares / width + norm.epsilon).sqrt())
 }
 
@@ -142,7 +146,15 @@ fn forward_on<S: Simd>(simd: S, norm: Norm, x: &[f32], weight: Option<&[f32]>, b
 
 /// `sums` is empty or `[2, width]`: for the weight and for the bias.
 #[inline(always)]
-fn backward_on<S: Simd>(simd: S, norm: Norm, x: &[f32], weight: Option<&[f32]>, dy: &[f32], dx: &mut [f32], sums: &mut [f32]) {
+fn backward_on<S: Simd>(
+    simd: S,
+    norm: Norm,
+    x: &[f32],
+    weight: Option<&[f32]>,
+    dy: &[f32],
+    dx: &mut [f32],
+    sums: &mut [f32],
+) {
     let width = norm.width;
     let (weight_sums, bias_sums) = sums.split_at_mut(sums.len() / 2);
     let rows = x.chunks_exact(width.max(1)).zip(dy.chunks_exact(width.max(1)));
@@ -167,7 +179,8 @@ fn backward_on<S: Simd>(simd: S, norm: Norm, x: &[f32], weight: Option<&[f32]>, 
             }
         }
 
-        let whole_gradient = |start: usize| gradient(simd.load(eight(dy, start)), weight.map(|weight| simd.load(eight(weight, start))));
+        let whole_gradient =
+            |start: usize| gradient(simd.load(eight(dy, start)), weight.map(|weight| simd.load(eight(weight, start))));
         let part_gradient = |range: Range<usize>| {
             let weight = weight.map(|weight| simd.load_part(&weight[range.clone()], 0.0));
             gradient(simd.load_part(&dy[range], 0.0), weight)

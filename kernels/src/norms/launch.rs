@@ -2,7 +2,8 @@
 
 use super::{Backward, Forward, Norm, NormKind};
 use crate::launch::{
-    Argument, Buffer, BufferMut, Float, Launch, ShapeError, expect_len, expect_rows, kernel_name, optional, to_grid, to_i32, to_i64,
+    Argument, Buffer, BufferMut, Float, Launch, ShapeError, expect_len, expect_rows, kernel_name, optional, to_grid,
+    to_i32, to_i64,
 };
 
 const FAMILY: &str = "norms";

@@ -37,7 +37,8 @@ impl Guarded {
 
     fn contents_mut(&mut self) -> &mut [u8] {
         // SAFETY: numbers have no padding, and any bytes are numbers.
-        let all: &mut [u8] = unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.memory.len() * 16) };
+        let all: &mut [u8] =
+            unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.memory.len() * 16) };
         &mut all[GUARD..GUARD + self.bytes]
     }
 
@@ -62,8 +63,10 @@ impl Machine for Shim {
         let (inputs, mut outputs) = (problem.inputs(), problem.outputs());
         let mut read: Vec<Guarded> = inputs.iter().map(Guarded::new).collect();
         let mut written: Vec<Guarded> = outputs.iter().map(Guarded::new).collect();
-        let input_views: Vec<_> = read.iter_mut().zip(&inputs).map(|(memory, host)| memory.view(host.len(), host.dtype())).collect();
-        let output_views: Vec<_> = written.iter_mut().zip(&outputs).map(|(memory, host)| memory.view(host.len(), host.dtype())).collect();
+        let input_views: Vec<_> =
+            read.iter_mut().zip(&inputs).map(|(memory, host)| memory.view(host.len(), host.dtype())).collect();
+        let output_views: Vec<_> =
+            written.iter_mut().zip(&outputs).map(|(memory, host)| memory.view(host.len(), host.dtype())).collect();
         let launches = problem.launches(&input_views, &output_views).map_err(|error| error.to_string())?;
         for (number, launch) in launches.iter().enumerate() {
             run(launch, round * 1000 + number as u64 + 1)?;
@@ -98,5 +101,6 @@ fn run(launch: &Launch<'_>, seed: u64) -> Result<(), String> {
         .collect();
     let geometry = Geometry { grid: launch.grid(), block: launch.block(), shared_bytes: launch.shared_bytes() };
     // SAFETY: the launcher's arguments point into buffers that live until the launch has ended.
-    unsafe { gristmill_kernels_shim::launch(launch.kernel(), geometry, &arguments, seed) }.map_err(|error| error.to_string())
+    unsafe { gristmill_kernels_shim::launch(launch.kernel(), geometry, &arguments, seed) }
+        .map_err(|error| error.to_string())
 }
