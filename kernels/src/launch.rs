@@ -323,6 +323,16 @@ pub(crate) fn to_i64(name: &'static str, value: usize) -> Result<i64, ShapeError
     i64::try_from(value).map_err(|_| ShapeError::Dimension { name, allowed: "at most 2^63 - 1", actual: value })
 }
 
+/// Threads of a block that handles rows, and how many rows it holds at a time: a row has as many threads as it has packs of 16
+/// bytes, in whole warps.
+pub(crate) fn row_block<T>(width: usize) -> ([u32; 3], usize) {
+    const THREADS: usize = 256;
+    let packs = width.div_ceil(16 / size_of::<T>());
+    let threads = packs.next_power_of_two().clamp(32, THREADS);
+    let rows = THREADS / threads;
+    ([threads as u32, rows as u32, 1], rows)
+}
+
 /// The name of a kernel for an element type: `kernel_name!(T, "rms_norm_forward")` is "rms_norm_forward_bf16" where T is bf16.
 macro_rules! kernel_name {
     ($type:ty, $base:literal) => {
@@ -334,3 +344,24 @@ macro_rules! kernel_name {
     };
 }
 pub(crate) use kernel_name;
+
+/// Chooses a type by a [`DType`]: `for_float!(dtype, T => expression with T)`.
+macro_rules! for_float {
+    ($dtype:expr, $type:ident => $body:expr) => {
+        match $dtype {
+            $crate::launch::DType::Bf16 => {
+                type $type = half::bf16;
+                $body
+            }
+            $crate::launch::DType::F16 => {
+                type $type = half::f16;
+                $body
+            }
+            _ => {
+                type $type = f32;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use for_float;

@@ -14,7 +14,12 @@
 //!
 //! | family | what |
 //! |---|---|
+//! | [`adamw`] | AdamW on many tensors at once, with clipping by the norm of all gradients |
+//! | [`glu`] | SiLU and GELU, alone or as a gate, forward and backward |
 //! | [`norms`] | RMSNorm and LayerNorm, forward and backward |
+//! | [`pool`] | one row for each document, rows of length 1 |
+//! | [`rotary`] | rotary position embedding, forward and backward |
+//! | [`softmax`] | softmax over rows, forward and backward |
 //!
 //! # Promises
 //!
@@ -30,13 +35,19 @@
 //! With the feature `cuda`, `gpu::Gpu` opens an NVIDIA GPU at run time. No CUDA toolkit is needed to build or to run, only the
 //! driver. Without a driver or without a GPU, opening is an error, never a panic.
 
+pub mod adamw;
 pub mod check;
 #[cfg(feature = "cuda")]
 mod generated;
+pub mod glu;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod launch;
+mod math;
 pub mod norms;
+pub mod pool;
+pub mod rotary;
 pub mod scan;
 mod simd;
+pub mod softmax;
 pub mod workers;

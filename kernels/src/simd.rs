@@ -282,3 +282,31 @@ pub(crate) fn eight_mut(slice: &mut [f32], start: usize) -> &mut [f32; LANES] {
     // SAFETY: as above.
     unsafe { &mut *slice[start..start + LANES].as_mut_ptr().cast() }
 }
+
+/// Adds up a term over blocks of eight, in four sums that do not wait for one another. `part` gives what is left, padded with
+/// terms of zero.
+#[inline(always)]
+pub(crate) fn add_up<S: Simd>(
+    simd: S,
+    len: usize,
+    whole: impl Fn(usize) -> S::F,
+    part: impl Fn(std::ops::Range<usize>) -> S::F,
+) -> f32 {
+    let mut sums = [simd.zero(); 4];
+    let mut start = 0;
+    while start + 4 * LANES <= len {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = simd.add(*sum, whole(start + i * LANES));
+        }
+        start += 4 * LANES;
+    }
+    while start + LANES <= len {
+        sums[0] = simd.add(sums[0], whole(start));
+        start += LANES;
+    }
+    if start < len {
+        sums[1] = simd.add(sums[1], part(start..len));
+    }
+    let [a, b, c, d] = sums;
+    simd.sum(simd.add(simd.add(a, b), simd.add(c, d)))
+}

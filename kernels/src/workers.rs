@@ -107,6 +107,25 @@ pub(crate) fn rows_per_task(width: usize) -> usize {
     (16_384 / width.max(1)).max(1)
 }
 
+/// Calls `f` with pieces of `y`, whole rows of `width` each, and with the range of elements that the piece is.
+pub(crate) fn for_rows<T: Send>(
+    workers: &dyn Workers,
+    width: usize,
+    y: &mut [T],
+    f: impl Fn(Range<usize>, &mut [T]) + Sync,
+) {
+    let (len, width) = (y.len(), width.max(1));
+    let elements = rows_per_task(width) * width;
+    let parts = Parts::new(y);
+    workers.run(len.div_ceil(elements), &|task| {
+        let range = task * elements..((task + 1) * elements).min(len);
+        // SAFETY: tasks have ranges that do not overlap.
+        #[allow(unsafe_code, reason = "tasks write their own rows")]
+        let part = unsafe { parts.part(range.clone()) };
+        f(range, part);
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Parts, Serial, Threads, Workers};

@@ -40,7 +40,14 @@ pub struct Family {
 
 /// All families.
 pub const fn families() -> &'static [Family] {
-    &[crate::norms::FAMILY]
+    &[
+        crate::adamw::FAMILY,
+        crate::glu::FAMILY,
+        crate::norms::FAMILY,
+        crate::pool::FAMILY,
+        crate::rotary::FAMILY,
+        crate::softmax::FAMILY,
+    ]
 }
 
 /// Something to compute with the kernels of one family, with its data and its answer.

@@ -2,9 +2,8 @@
 
 use super::{Backward, Forward, Norm, NormKind};
 use crate::check::{AnyBuffer, Expected, Family, HostBuffer, Part, Problem, Random, Tolerance, Work};
-use crate::launch::{DType, Float, Launch, ShapeError};
+use crate::launch::{DType, Float, Launch, ShapeError, for_float};
 use crate::workers::Workers;
-use half::{bf16, f16};
 
 pub(crate) const FAMILY: Family = Family { name: "norms", cases, benches };
 
@@ -219,11 +218,7 @@ impl Problem for Case {
     }
 
     fn launches<'a>(&self, inputs: &[AnyBuffer<'a>], outputs: &[AnyBuffer<'a>]) -> Result<Vec<Launch<'a>>, ShapeError> {
-        match self.dtype() {
-            DType::Bf16 => self.typed::<bf16>(inputs, outputs),
-            DType::F16 => self.typed::<f16>(inputs, outputs),
-            _ => self.typed::<f32>(inputs, outputs),
-        }
+        for_float!(self.dtype(), T => self.typed::<T>(inputs, outputs))
     }
 
     /// Each row alone, of the output that has rows.

@@ -2,8 +2,8 @@
 
 use super::{Backward, Forward, Norm, NormKind};
 use crate::launch::{ShapeError, expect_len, expect_rows};
-use crate::simd::{LANES, Simd, blocks, dispatch, eight, eight_mut};
-use crate::workers::{Parts, Workers, rows_per_task};
+use crate::simd::{Simd, add_up, blocks, dispatch, eight, eight_mut};
+use crate::workers::{Parts, Workers, for_rows, rows_per_task};
 use std::ops::Range;
 
 impl Norm {
@@ -13,19 +13,11 @@ impl Norm {
     /// Lengths that do not belong together.
     pub fn forward(&self, workers: &dyn Workers, slices: Forward<&[f32], &mut [f32]>) -> Result<(), ShapeError> {
         let Forward { x, weight, bias, y } = slices;
-        let rows = expect_rows("x", x.len(), self.width)?;
+        expect_rows("x", x.len(), self.width)?;
         expect_len("y", y.len(), x.len())?;
         expect_len("weight", weight.map_or(self.width, <[f32]>::len), self.width)?;
         expect_len("bias", bias.map_or(self.width, <[f32]>::len), self.width)?;
-        let per_task = rows_per_task(self.width) * self.width;
-        let y = Parts::new(y);
-        workers.run(rows.div_ceil(rows_per_task(self.width)), &|task| {
-            let range = task * per_task..((task + 1) * per_task).min(x.len());
-            // SAFETY: tasks have ranges that do not overlap.
-            #[allow(unsafe_code, reason = "tasks write their own rows")]
-            let y = unsafe { y.part(range.clone()) };
-            forward_rows(*self, &x[range], weight, bias, y);
-        });
+        for_rows(workers, self.width, y, |range, y| forward_rows(*self, &x[range], weight, bias, y));
         Ok(())
     }
 
@@ -71,29 +63,6 @@ dispatch!(fn forward_rows(norm: Norm, x: &[f32], weight: Option<&[f32]>, bias: O
 dispatch!(
     fn backward_rows(norm: Norm, x: &[f32], weight: Option<&[f32]>, dy: &[f32], dx: &mut [f32], sums: &mut [f32]) = backward_on
 );
-
-/// Adds up a term over blocks of eight, in four sums that do not wait for one another. `part` gives what is left, padded with
-/// terms of zero.
-#[inline(always)]
-fn add_up<S: Simd>(simd: S, len: usize, whole: impl Fn(usize) -> S::F, part: impl Fn(Range<usize>) -> S::F) -> f32 {
-    let mut sums = [simd.zero(); 4];
-    let mut start = 0;
-    while start + 4 * LANES <= len {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = simd.add(*sum, whole(start + i * LANES));
-        }
-        start += 4 * LANES;
-    }
-    while start + LANES <= len {
-        sums[0] = simd.add(sums[0], whole(start));
-        start += LANES;
-    }
-    if start < len {
-        sums[1] = simd.add(sums[1], part(start..len));
-    }
-    let [a, b, c, d] = sums;
-    simd.sum(simd.add(simd.add(a, b), simd.add(c, d)))
-}
 
 /// Mean, and reciprocal of the deviation.
 #[inline(always)]

@@ -2,12 +2,11 @@
 
 use super::{Backward, Forward, Norm, NormKind};
 use crate::launch::{
-    Argument, Buffer, BufferMut, Float, Launch, ShapeError, expect_len, expect_rows, kernel_name, optional, to_grid,
-    to_i32, to_i64,
+    Argument, Buffer, BufferMut, Float, Launch, ShapeError, expect_len, expect_rows, kernel_name, optional, row_block,
+    to_grid, to_i32, to_i64,
 };
 
 const FAMILY: &str = "norms";
-const THREADS: usize = 256;
 /// Shared memory that every GPU has without asking, less what the kernels keep beside the sums.
 const SHARED_BYTES: usize = 48 * 1024 - 256;
 
@@ -32,7 +31,7 @@ impl Norm {
             NormKind::Rms => kernel_name!(T, "rms_norm_forward"),
             NormKind::Layer => kernel_name!(T, "layer_norm_forward"),
         };
-        let (block, rows_per_block) = block::<T>(self.width);
+        let (block, rows_per_block) = row_block::<T>(self.width);
         let arguments = vec![
             x.argument(),
             optional(weight.as_ref()),
@@ -82,7 +81,7 @@ impl Norm {
         let partial = workspace.as_ref().map_or(Argument::Address(0), BufferMut::argument);
         let mut launches = Vec::new();
         if rows > 0 {
-            let (block, rows_per_block) = block::<T>(self.width);
+            let (block, rows_per_block) = row_block::<T>(self.width);
             let shared_bytes = 2 * rows_per_block * self.width * size_of::<f32>();
             let wide = sums && shared_bytes > SHARED_BYTES;
             let kernel = match (self.kind, wide) {
@@ -118,14 +117,6 @@ impl Norm {
         }
         Ok(launches)
     }
-}
-
-/// Threads of a block, and how many rows it holds at a time: as many threads of a row as it has packs of 16 bytes, in whole warps.
-fn block<T>(width: usize) -> ([u32; 3], usize) {
-    let packs = width.div_ceil(16 / size_of::<T>());
-    let threads = packs.next_power_of_two().clamp(32, THREADS);
-    let rows = THREADS / threads;
-    ([threads as u32, rows as u32, 1], rows)
 }
 
 /// Rows whose sums one block makes. At least 16, so that writing sums costs little beside reading rows; and at most 1,024 pieces.
