@@ -10,6 +10,10 @@
 //! between blocks.
 #![allow(unsafe_code, reason = "calls compiled C++")]
 
+mod variant;
+
+pub use variant::{Variant, VariantError};
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 
@@ -81,6 +85,21 @@ pub struct Geometry {
 /// # Safety
 /// The addresses among the arguments must be valid for what the kernel does with them.
 pub unsafe fn launch(kernel: &str, geometry: Geometry, arguments: &[Argument], seed: u64) -> Result<(), LaunchError> {
+    // SAFETY: the caller answers for the addresses; linking the kernels in has no condition.
+    unsafe {
+        gristmill_shim_link();
+        launch_by(gristmill_shim_launch, kernel, geometry, arguments, seed)
+    }
+}
+
+/// Launches through the function of a library of kernels.
+unsafe fn launch_by(
+    function: RawLaunch,
+    kernel: &str,
+    geometry: Geometry,
+    arguments: &[Argument],
+    seed: u64,
+) -> Result<(), LaunchError> {
     let refused = |message: String| LaunchError::Refused { kernel: kernel.into(), message };
     let name = CString::new(kernel).map_err(|_| refused("a name of a kernel has no zero byte".into()))?;
     let mut kinds: Vec<u8> = Vec::with_capacity(arguments.len() + 1);
@@ -101,8 +120,7 @@ pub unsafe fn launch(kernel: &str, geometry: Geometry, arguments: &[Argument], s
     let mut fault = RawFault { thread: [0; 3], block: [0; 3], message: [0; 512] };
     // SAFETY: the strings end in zero, there is a pointer for each kind, and the caller answers for the addresses.
     let code = unsafe {
-        gristmill_shim_link();
-        gristmill_shim_launch(
+        function(
             name.as_ptr(),
             geometry.grid.as_ptr(),
             geometry.block.as_ptr(),
@@ -145,6 +163,17 @@ struct RawFault {
     block: [u32; 3],
     message: [c_char; 512],
 }
+
+type RawLaunch = unsafe extern "C" fn(
+    name: *const c_char,
+    grid: *const u32,
+    block: *const u32,
+    shared_bytes: usize,
+    seed: u64,
+    kinds: *const c_char,
+    arguments: *mut *mut c_void,
+    fault: *mut RawFault,
+) -> c_int;
 
 unsafe extern "C" {
     fn gristmill_shim_link();

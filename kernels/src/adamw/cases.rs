@@ -40,11 +40,11 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
     all
 }
 
-fn benches() -> Vec<Box<dyn Problem>> {
+fn benches(bytes: usize) -> Vec<Box<dyn Problem>> {
     let mut all: Vec<Box<dyn Problem>> = Vec::new();
     for dtype in [DType::F32, DType::Bf16] {
         for most in [None, Some(1.0)] {
-            all.push(Box::new(Case::new(&[4096 * 1024; 4], 10, most, dtype, &mut Random::new(1))));
+            all.push(Box::new(Case::new(&[bytes / 16; 4], 10, most, dtype, &mut Random::new(1))));
         }
     }
     all

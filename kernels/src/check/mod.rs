@@ -34,8 +34,8 @@ pub struct Family {
     pub name: &'static str,
     /// Small problems of all kinds. Those of random size and content follow from the seed.
     pub cases: fn(seed: u64) -> Vec<Box<dyn Problem>>,
-    /// Problems of realistic size, for timing.
-    pub benches: fn() -> Vec<Box<dyn Problem>>,
+    /// Problems of realistic shape, for timing, whose largest buffer has about so many bytes.
+    pub benches: fn(bytes: usize) -> Vec<Box<dyn Problem>>,
 }
 
 /// All families.

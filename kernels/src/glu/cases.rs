@@ -45,13 +45,20 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
     all
 }
 
-fn benches() -> Vec<Box<dyn Problem>> {
+fn benches(bytes: usize) -> Vec<Box<dyn Problem>> {
     let mut all: Vec<Box<dyn Problem>> = Vec::new();
     for activation in ALL {
         for dtype in [DType::F32, DType::Bf16] {
             for backward in [false, true] {
                 let gated = activation != Activation::GeluErf;
-                all.push(Box::new(Case::new(activation, 2048 * 8192, dtype, gated, backward, &mut Random::new(1))));
+                all.push(Box::new(Case::new(
+                    activation,
+                    bytes / dtype.bytes(),
+                    dtype,
+                    gated,
+                    backward,
+                    &mut Random::new(1),
+                )));
             }
         }
     }

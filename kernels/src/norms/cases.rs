@@ -66,13 +66,21 @@ fn special_values() -> Vec<Case> {
     all
 }
 
-fn benches() -> Vec<Box<dyn Problem>> {
+fn benches(bytes: usize) -> Vec<Box<dyn Problem>> {
     let mut all: Vec<Box<dyn Problem>> = Vec::new();
     for kind in [NormKind::Rms, NormKind::Layer] {
         for dtype in [DType::F32, DType::Bf16] {
             for backward in [false, true] {
                 let parameters = if kind == NormKind::Rms { 1 } else { 3 };
-                all.push(Box::new(Case::new(kind, 8192, 4096, dtype, parameters, backward, &mut Random::new(1))));
+                all.push(Box::new(Case::new(
+                    kind,
+                    bytes / 4096 / dtype.bytes(),
+                    4096,
+                    dtype,
+                    parameters,
+                    backward,
+                    &mut Random::new(1),
+                )));
             }
         }
     }

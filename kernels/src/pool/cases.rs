@@ -58,14 +58,15 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
     all
 }
 
-fn benches() -> Vec<Box<dyn Problem>> {
+fn benches(bytes: usize) -> Vec<Box<dyn Problem>> {
     let mut all: Vec<Box<dyn Problem>> = Vec::new();
     for dtype in [DType::F32, DType::Bf16] {
         let mut random = Random::new(1);
+        let rows = bytes / 1024 / dtype.bytes();
         for pool in [Pool::Mean, Pool::Max] {
-            all.push(Box::new(Pooling::new(pool, 1024, &[128; 256], dtype, &mut random)));
+            all.push(Box::new(Pooling::new(pool, 1024, &vec![128; rows / 128], dtype, &mut random)));
         }
-        let x = random.buffer(dtype, 32_768 * 1024, 0.0, 1.0);
+        let x = random.buffer(dtype, rows * 1024, 0.0, 1.0);
         all.push(Box::new(Normalising { width: 1024, x }));
     }
     all

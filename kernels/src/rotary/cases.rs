@@ -51,12 +51,18 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
     all
 }
 
-fn benches() -> Vec<Box<dyn Problem>> {
+fn benches(bytes: usize) -> Vec<Box<dyn Problem>> {
     let mut all: Vec<Box<dyn Problem>> = Vec::new();
     for pairing in [Pairing::Halves, Pairing::Neighbours] {
         for dtype in [DType::F32, DType::Bf16] {
             let rotary = Rotary { heads: 32, head_width: 128, rotated: 128, pairing };
-            all.push(Box::new(Case::new(rotary, Direction::Forward, 8192, dtype, &mut Random::new(1))));
+            all.push(Box::new(Case::new(
+                rotary,
+                Direction::Forward,
+                bytes / 4096 / dtype.bytes(),
+                dtype,
+                &mut Random::new(1),
+            )));
         }
     }
     all

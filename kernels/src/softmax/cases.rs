@@ -41,11 +41,11 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
     all
 }
 
-fn benches() -> Vec<Box<dyn Problem>> {
+fn benches(bytes: usize) -> Vec<Box<dyn Problem>> {
     let mut all: Vec<Box<dyn Problem>> = Vec::new();
     for dtype in [DType::F32, DType::Bf16] {
         for backward in [false, true] {
-            all.push(Box::new(Case::new(16_384, 1024, dtype, backward, &mut Random::new(1))));
+            all.push(Box::new(Case::new(bytes / 1024 / dtype.bytes(), 1024, dtype, backward, &mut Random::new(1))));
         }
     }
     all

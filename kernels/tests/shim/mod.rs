@@ -3,12 +3,15 @@
 
 use gristmill_kernels::check::{AnyBuffer, HostBuffer, Machine, Problem};
 use gristmill_kernels::launch::{self, DType, Launch};
-use gristmill_kernels_shim::{Argument, Geometry};
+use gristmill_kernels_shim::{Argument, Geometry, Variant};
 
 /// Runs threads in an order that varies with each launch. Buffers lie between guards, so that a write beyond them is noticed, and
 /// a read beyond them gives values that are not numbers.
 #[derive(Debug, Default)]
-pub(crate) struct Shim;
+pub(crate) struct Shim {
+    /// Kernels to be run instead of those in the source tree.
+    pub(crate) variant: Option<Variant>,
+}
 
 /// Bytes before and after a buffer.
 const GUARD: usize = 4096;
@@ -69,7 +72,7 @@ impl Machine for Shim {
             written.iter_mut().zip(&outputs).map(|(memory, host)| memory.view(host.len(), host.dtype())).collect();
         let launches = problem.launches(&input_views, &output_views).map_err(|error| error.to_string())?;
         for (number, launch) in launches.iter().enumerate() {
-            run(launch, round * 1000 + number as u64 + 1)?;
+            self.run(launch, round * 1000 + number as u64 + 1)?;
         }
         for (i, (memory, host)) in read.iter().zip(&inputs).enumerate() {
             if !memory.is_intact() || memory.contents() != host.bytes() {
@@ -86,21 +89,23 @@ impl Machine for Shim {
     }
 }
 
-fn run(launch: &Launch<'_>, seed: u64) -> Result<(), String> {
-    let arguments: Vec<Argument> = launch
-        .arguments()
-        .iter()
-        .map(|&argument| match argument {
-            launch::Argument::Address(address) => Argument::Address(address),
-            launch::Argument::I32(value) => Argument::Int(value.cast_unsigned()),
-            launch::Argument::U32(value) => Argument::Int(value),
-            launch::Argument::I64(value) => Argument::Long(value.cast_unsigned()),
-            launch::Argument::U64(value) => Argument::Long(value),
-            launch::Argument::F32(value) => Argument::Float(value),
-        })
-        .collect();
-    let geometry = Geometry { grid: launch.grid(), block: launch.block(), shared_bytes: launch.shared_bytes() };
-    // SAFETY: the launcher's arguments point into buffers that live until the launch has ended.
-    unsafe { gristmill_kernels_shim::launch(launch.kernel(), geometry, &arguments, seed) }
-        .map_err(|error| error.to_string())
+impl Shim {
+    fn run(&self, launch: &Launch<'_>, seed: u64) -> Result<(), String> {
+        let arguments: Vec<Argument> = launch
+            .arguments()
+            .iter()
+            .map(|&argument| match argument {
+                launch::Argument::Address(address) => Argument::Address(address),
+                launch::Argument::I32(value) => Argument::Int(value.cast_unsigned()),
+                launch::Argument::U32(value) => Argument::Int(value),
+                launch::Argument::I64(value) => Argument::Long(value.cast_unsigned()),
+                launch::Argument::U64(value) => Argument::Long(value),
+                launch::Argument::F32(value) => Argument::Float(value),
+            })
+            .collect();
+        let geometry = Geometry { grid: launch.grid(), block: launch.block(), shared_bytes: launch.shared_bytes() };
+        // SAFETY: the launcher's arguments point into buffers that live until the launch has ended.
+        unsafe { gristmill_kernels_shim::launch(launch.kernel(), geometry, &arguments, seed) }
+            .map_err(|error| error.to_string())
+    }
 }

@@ -6,13 +6,12 @@
 //! compiled with NVRTC (for development; headers are looked for in that folder and in `$CUDA_HOME/include`).
 #![allow(unsafe_code, reason = "launching a kernel is a call into code that the compiler cannot see")]
 
-use crate::check::{AnyBuffer, HostBuffer, Machine, Problem};
+mod solve;
+
 use crate::generated::{self, Module};
 use crate::launch::{Argument, Launch, ShapeError};
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
-};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -271,51 +270,6 @@ impl Gpu {
         };
         let ptx = compile_ptx_with_opts(source, options).map_err(|error| refused(format!("{error:?}")))?;
         Ok((ptx, Origin::File(path)))
-    }
-}
-
-impl Machine for Gpu {
-    fn name(&self) -> String {
-        self.device_name().unwrap_or_else(|_| "GPU".into())
-    }
-
-    fn solve(&self, problem: &dyn Problem, _: u64) -> Result<Option<Vec<HostBuffer>>, String> {
-        self.solve_on_device(problem).map(Some).map_err(|error| error.to_string())
-    }
-}
-
-impl Gpu {
-    fn solve_on_device(&self, problem: &dyn Problem) -> Result<Vec<HostBuffer>, GpuError> {
-        let mut outputs = problem.outputs();
-        let inputs = problem.inputs();
-        let upload =
-            |buffers: &[HostBuffer]| buffers.iter().map(|buffer| self.upload(buffer)).collect::<Result<Vec<_>, _>>();
-        let (device_inputs, device_outputs) = (upload(&inputs)?, upload(&outputs)?);
-        let view = |host: &HostBuffer, device: &CudaSlice<u8>| {
-            let (address, _order) = device.device_ptr(&self.stream);
-            // SAFETY: the slice has the bytes of the host's buffer, and lives until the results are here.
-            unsafe { AnyBuffer::new(address, host.len(), host.dtype()) }
-        };
-        let read: Vec<_> = inputs.iter().zip(&device_inputs).map(|(host, device)| view(host, device)).collect();
-        let written: Vec<_> = outputs.iter().zip(&device_outputs).map(|(host, device)| view(host, device)).collect();
-        for launch in problem.launches(&read, &written)? {
-            self.run(&launch)?;
-        }
-        for (host, device) in outputs.iter_mut().zip(&device_outputs) {
-            if !host.is_empty() {
-                let bytes = host.bytes_mut();
-                self.stream.memcpy_dtoh(&device.slice(..bytes.len()), bytes).map_err(driver("copy from the device"))?;
-            }
-        }
-        self.wait()?;
-        Ok(outputs)
-    }
-
-    /// At least one byte: the driver does not allocate nothing.
-    fn upload(&self, buffer: &HostBuffer) -> Result<CudaSlice<u8>, GpuError> {
-        let bytes = buffer.bytes();
-        let copied = if bytes.is_empty() { self.stream.clone_htod(&[0_u8]) } else { self.stream.clone_htod(bytes) };
-        copied.map_err(driver("copy to the device"))
     }
 }
 
