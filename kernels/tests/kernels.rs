@@ -1,0 +1,73 @@
+//! Every case of every family, on every machine: the CPU twins, the CUDA kernels run on the CPU, and a GPU where there is one.
+
+mod shim;
+
+use gristmill_kernels::check::{Cpu, HostBuffer, Machine, Outcome, check, families};
+use gristmill_kernels::workers::{Serial, Threads};
+use proptest::prelude::{ProptestConfig, any};
+use proptest::proptest;
+use shim::Shim;
+
+fn check_all(machine: &dyn Machine, seed: u64) -> usize {
+    let mut passed = 0;
+    for family in families() {
+        for problem in (family.cases)(seed) {
+            match check(&*problem, machine) {
+                Ok(Outcome::Passed) => passed += 1,
+                Ok(Outcome::NotForThisMachine) => {}
+                Err(error) => panic!("{}: {error}", family.name),
+            }
+        }
+    }
+    passed
+}
+
+#[test]
+fn twins_are_right() {
+    assert!(check_all(&Cpu(&Serial), 1) > 0);
+}
+
+#[test]
+fn twins_are_right_on_threads_and_have_the_bits_of_one() {
+    let threads = Threads::new(3);
+    for family in families() {
+        for problem in (family.cases)(2) {
+            check(&*problem, &Cpu(&threads)).unwrap();
+            let solve = |machine: Cpu<'_>| machine.solve(&*problem, 0).unwrap();
+            let (Some(one), Some(many)) = (solve(Cpu(&Serial)), solve(Cpu(&threads))) else { continue };
+            for (one, many) in one.iter().zip(&many) {
+                assert_eq!(HostBuffer::first_difference(one, many), None, "{}", problem.label());
+            }
+        }
+    }
+}
+
+#[test]
+fn cuda_kernels_are_right() {
+    assert!(check_all(&Shim::default(), 1) > 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn twins_are_right_for_any_seed(seed in any::<u64>()) {
+        check_all(&Cpu(&Serial), seed);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn cuda_kernels_are_right_for_any_seed(seed in any::<u64>()) {
+        check_all(&Shim::default(), seed);
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_is_right() {
+    match gristmill_kernels::gpu::Gpu::open(0) {
+        Ok(gpu) => assert!(check_all(&gpu, 1) > 0),
+        Err(error) => println!("skipped: {error}"),
+    }
+}
