@@ -6,7 +6,7 @@ use wiremock::{Mock, MockServer};
 
 use crate::support::{Ran, Served, TERMS, Workspace, holds, lines, rows};
 
-const SECRETS: [&str; 3] = ["pa55word", "0123abcdsignature", "cGE1NXdvcmQ"];
+const SECRETS: [&str; 4] = ["pa55word", "0123abcdsignature", "4567efghsignature", "cGE1NXdvcmQ"];
 
 fn check(ran: &Ran, what: &str) {
     for secret in SECRETS {
@@ -20,10 +20,11 @@ async fn credentials_in_addresses_are_used_and_not_shown() {
     let workspace = Workspace::new();
     let server = MockServer::start().await;
     for (name, text) in [("/a.jsonl", lines(0, 50)), ("/terms.txt", TERMS.to_owned())] {
-        for verb in ["GET", "HEAD"] {
+        for (verb, signature) in [("GET", SECRETS[1]), ("HEAD", SECRETS[1]), ("GET", SECRETS[2]), ("HEAD", SECRETS[2])]
+        {
             Mock::given(method(verb))
                 .and(path(name))
-                .and(query_param("X-Amz-Signature", "0123abcdsignature"))
+                .and(query_param("X-Amz-Signature", signature))
                 // me:pa55word
                 .and(header("authorization", "Basic bWU6cGE1NXdvcmQ="))
                 .respond_with(Served(text.clone()))
@@ -62,7 +63,8 @@ async fn credentials_in_addresses_are_used_and_not_shown() {
     }
     assert_eq!(rows(&workspace.path("out"), "data").len(), 42);
     // The same run goes on with credentials that were renewed, since they are no part of it.
-    run(&["run", "p.yaml", "--quiet"], 0);
+    workspace.write("renewed.yaml", good.to_string().replace(SECRETS[1], SECRETS[2]));
+    run(&["run", "renewed.yaml", "--quiet"], 0);
 
     for (from, to) in [
         ("\"source\"", "\"sorce\""),
