@@ -1,8 +1,10 @@
 //! The second engine, for text full of occurrences: an Aho-Corasick automaton with all its transitions in a table.
 //!
-//! Three things make it faster than the usual one. The text is cut into [`LANES`] pieces that are walked in turns, so that
-//! the wait for one table access is filled with three others. States that report something are noted down without a
-//! branch, which nobody could predict, and evaluated later. The lists of what a state reports lie in one array.
+//! Four things make it faster than the usual one. The text is cut into pieces that are walked in turns, so that the wait for
+//! one table access is filled with others. States that report something are noted down without a branch, which nobody
+//! could predict, and evaluated later, many at a time, so that the waits for their lists overlap as well. The lists of what a
+//! state reports lie in one array. And what ordinary text visits often lies together, rows as well as the words of a
+//! row (`rarity`): of a table that is larger than the caches, text uses a part that is not.
 //!
 //! Occurrences belong to the piece in which they *begin*. Each piece is entered in the root, which finds exactly the occurrences that
 //! begin in it or behind; at its end the walk goes on as long as the state is that of an occurrence that began inside, which its
@@ -10,16 +12,18 @@
 
 use std::ops::Range;
 
+use super::prefetch::prefetch;
+use super::rarity;
 use super::verify::Patterns;
 
-/// Pieces that are walked in turns.
-const LANES: usize = 4;
-
-/// Steps of each lane before what was noted down is evaluated.
-const STEPS: usize = 128;
+/// Steps of all pieces together before what was noted down is evaluated.
+const NOTES: usize = 512;
 
 /// Texts below this length are one piece: the ends of pieces would cost more than waiting does.
 const SHORT: usize = 64;
+
+/// Texts from this length on are eight pieces, others four.
+const LONG: usize = 2048;
 
 /// Bytes that a table may take; while it is built, as much again.
 const MEMORY: usize = 64 << 20;
@@ -27,20 +31,20 @@ const MEMORY: usize = 64 << 20;
 /// Of longer patterns no table is built, for each piece could be followed by a walk of that length.
 const LONGEST: usize = 1024;
 
-/// The automaton. Its states are rows of `rows`, named by where they begin, those that report something before all others.
+/// The automaton. Its states are rows of `rows`, those that report something before all others.
+///
+/// A row has where in `lists` its list begins, its successors by class of the next byte, and its depth. A state is named by where its
+/// successors begin.
 #[derive(Clone, Debug)]
 pub(super) struct Dense {
-    /// For each state its successor by class of the next byte, where in `lists` its list begins, and its depth.
     rows: Vec<u32>,
-    /// Classes of bytes: one for each that occurs in a pattern, and one for all others.
+    /// Classes of bytes: one for each that occurs in a pattern, and one for all others; common ones first.
     classes: [u8; 256],
-    /// Number of classes: where a row has the beginning of its list.
     class_count: usize,
     /// The root, which is the first state that reports nothing.
     root: u32,
-    /// Number of patterns and their numbers, of one state after another.
-    lists: Vec<u32>,
-    lengths: Vec<u32>,
+    /// Of one state after another, how many patterns it reports, then each with its length.
+    lists: Vec<[u32; 2]>,
 }
 
 /// States that report something and where they were entered, in bytes from the beginning of the walk. A buffer.
@@ -54,56 +58,66 @@ impl Dense {
     }
 
     fn within(patterns: &Patterns, fold: bool, memory: usize) -> Option<Self> {
-        let lengths: Vec<u32> = (0..patterns.len()).map(|pattern| patterns.get(pattern).len() as u32).collect();
-        if lengths.iter().any(|length| *length as usize > LONGEST) {
+        if (0..patterns.len()).any(|pattern| patterns.get(pattern).len() > LONGEST) {
             return None;
         }
         let (classes, class_count) = classes(patterns, fold);
-        let limit = memory / size_of::<u32>() / (class_count + 2);
+        let stride = class_count + 2;
+        let limit = memory / size_of::<u32>() / stride;
 
-        // The trie, in order of insertion. No transition leads to its root, so that 0 is free to mean none.
+        // The trie. No transition leads to its root, so that 0 is free to mean none. Patterns are inserted in order of their
+        // bytes, so that the rows at hand are those last used.
+        let mut order: Vec<u32> = (0..patterns.len() as u32).collect();
+        order.sort_unstable_by_key(|pattern| patterns.get(*pattern as usize));
         let mut trie = vec![0u32; class_count];
-        let mut states = 1;
+        // For each state how common it is in text: the rarity of the bytes that lead to it.
+        let mut rarities = vec![0u32];
         let mut ends = Vec::with_capacity(patterns.len());
-        for pattern in 0..patterns.len() {
-            let mut state = 0;
-            for byte in patterns.get(pattern) {
+        for pattern in order {
+            let (mut state, mut previous) = (0, None);
+            for byte in patterns.get(pattern as usize) {
                 let at = state * class_count + usize::from(classes[usize::from(*byte)]);
                 if trie[at] == 0 {
-                    if states == limit {
+                    if rarities.len() == limit {
                         return None;
                     }
-                    trie[at] = states as u32;
+                    trie[at] = rarities.len() as u32;
                     trie.resize(trie.len() + class_count, 0);
-                    states += 1;
+                    rarities.push(rarities[state] + rarity::cost(previous, *byte));
                 }
-                state = trie[at] as usize;
+                (state, previous) = (trie[at] as usize, Some(*byte));
             }
-            ends.push((state as u32, pattern as u32));
+            ends.push((state as u32, pattern));
         }
         ends.sort_unstable();
+        let states = rarities.len();
 
         // From the root outward: the successors of a state's longest proper suffix are complete before its own are needed.
         let (mut order, mut suffix, mut depth) = (Vec::with_capacity(states), vec![0u32; states], vec![0u32; states]);
-        let mut lists = vec![0];
+        let mut lists = vec![[0, 0]];
         let mut list = vec![0u32; states];
+        let mut first_end = vec![0u32; states + 1];
+        for (end, _) in &ends {
+            first_end[*end as usize + 1] += 1;
+        }
+        for state in 0..states {
+            first_end[state + 1] += first_end[state];
+        }
         order.push(0u32);
         let mut next = 0;
         while let Some(&state) = order.get(next) {
             next += 1;
             let (state, behind) = (state as usize, suffix[state as usize] as usize);
             list[state] = list[behind];
-            let first = ends.partition_point(|(end, _)| (*end as usize) < state);
-            let own = ends[first..].iter().take_while(|(end, _)| *end as usize == state).map(|(_, pattern)| *pattern);
-            let own_count = own.clone().count();
-            if own_count > 0 {
+            let own = &ends[first_end[state] as usize..first_end[state + 1] as usize];
+            if !own.is_empty() {
                 let shared = list[behind] as usize;
-                let shared = shared..shared + lists[shared] as usize;
+                let shared = shared..shared + lists[shared][0] as usize;
                 list[state] = lists.len() as u32;
-                lists.push((own_count + shared.len()) as u32);
-                lists.extend(own);
+                lists.push([(own.len() + shared.len()) as u32, 0]);
+                lists.extend(own.iter().map(|(_, pattern)| [*pattern, patterns.get(*pattern as usize).len() as u32]));
                 lists.extend_from_within(shared.start + 1..shared.end + 1);
-                if lists.len() > memory / size_of::<u32>() {
+                if lists.len() > memory / size_of::<[u32; 2]>() {
                     return None;
                 }
             }
@@ -120,25 +134,25 @@ impl Dense {
             }
         }
 
-        // States near the root, which are those that a text visits most, come together.
-        let stride = class_count + 2;
+        // The root is the most common of all and so the first that reports nothing.
+        order.sort_by_key(|state| (list[*state as usize] == 0, rarities[*state as usize]));
         let mut names = vec![0u32; states];
-        let (reporting, silent): (Vec<u32>, Vec<u32>) = order.into_iter().partition(|state| list[*state as usize] != 0);
-        for (rank, state) in reporting.iter().chain(&silent).enumerate() {
-            names[*state as usize] = (rank * stride) as u32;
+        for (rank, state) in order.iter().enumerate() {
+            names[*state as usize] = (rank * stride + 1) as u32;
         }
         let mut rows = Vec::with_capacity(states * stride);
-        for state in reporting.iter().chain(&silent).map(|state| *state as usize) {
+        for state in order.into_iter().map(|state| state as usize) {
             let successors = &trie[state * class_count..(state + 1) * class_count];
+            rows.push(list[state]);
             rows.extend(successors.iter().map(|successor| names[*successor as usize]));
-            rows.extend([list[state], depth[state]]);
+            rows.push(depth[state]);
         }
-        Some(Self { rows, classes, class_count, root: names[0], lists, lengths })
+        Some(Self { rows, classes, class_count, root: names[0], lists })
     }
 
     /// Bytes of memory held.
     pub(super) fn memory(&self) -> usize {
-        4 * (self.rows.len() + self.lists.len() + self.lengths.len()) + size_of::<Self>()
+        4 * self.rows.len() + 8 * self.lists.len() + size_of::<Self>()
     }
 
     /// Calls `found(pattern, start, end)` for each occurrence that begins in `range`, in no particular order.
@@ -146,21 +160,30 @@ impl Dense {
         &self,
         text: &[u8],
         range: Range<usize>,
-        Notes(notes): &mut Notes,
+        notes: &mut Notes,
         mut found: impl FnMut(u32, usize, usize),
     ) {
-        let Range { start: from, end: to } = range;
-        let length = to - from;
-        if length < SHORT {
-            self.walk_one(text, from, to, self.root, &mut found);
-            return;
+        match range.len() {
+            0..SHORT => self.walk_one(text, range.start, range.end, self.root, &mut found),
+            SHORT..LONG => self.walk_pieces::<4>(text, range, notes, &mut found),
+            _ => self.walk_pieces::<8>(text, range, notes, &mut found),
         }
-        notes.resize(LANES * STEPS, (0, 0));
-        let piece = length / LANES;
+    }
+
+    fn walk_pieces<const LANES: usize>(
+        &self,
+        text: &[u8],
+        range: Range<usize>,
+        Notes(notes): &mut Notes,
+        found: &mut impl FnMut(u32, usize, usize),
+    ) {
+        let Range { start: from, end: to } = range;
+        notes.resize(NOTES, (0, 0));
+        let piece = (to - from) / LANES;
         let mut states = [self.root; LANES];
         let mut done = 0;
         while done < piece {
-            let steps = (piece - done).min(STEPS);
+            let steps = (piece - done).min(NOTES / LANES);
             let lanes: [&[u8]; LANES] = std::array::from_fn(|lane| &text[from + lane * piece + done..][..steps]);
             let mut noted = 0;
             #[allow(clippy::needless_range_loop, reason = "one position is read in each of the lanes")]
@@ -171,10 +194,16 @@ impl Dense {
                     noted += usize::from(states[lane] < self.root);
                 }
             }
-            for (state, at) in &notes[..noted] {
+            // First where the lists are, of all notes, so that these accesses wait together, then what is in them.
+            let notes = &mut notes[..noted];
+            for (state, _) in notes.iter_mut() {
+                *state = self.list(*state);
+                prefetch(&self.lists, *state as usize);
+            }
+            for (list, at) in notes {
                 let end = from + *at as usize + 1;
-                for pattern in self.list(*state) {
-                    found(*pattern, end - self.lengths[*pattern as usize] as usize, end);
+                for [pattern, length] in self.reported(*list) {
+                    found(*pattern, end - *length as usize, end);
                 }
             }
             done += steps;
@@ -182,7 +211,7 @@ impl Dense {
         for (lane, state) in states.into_iter().enumerate() {
             let end = from + (lane + 1) * piece;
             // What the division left over belongs to the last piece.
-            self.walk_one(text, end, if lane + 1 == LANES { to } else { end }, state, &mut found);
+            self.walk_one(text, end, if lane + 1 == LANES { to } else { end }, state, found);
         }
     }
 
@@ -199,8 +228,8 @@ impl Dense {
             state = self.next(state, text[at]);
             at += 1;
             if state < self.root {
-                for pattern in self.list(state) {
-                    let start = at - self.lengths[*pattern as usize] as usize;
+                for [pattern, length] in self.reported(self.list(state)) {
+                    let start = at - *length as usize;
                     if start < to {
                         found(*pattern, start, at);
                     }
@@ -214,14 +243,21 @@ impl Dense {
         self.rows[state as usize + usize::from(self.classes[usize::from(byte)])]
     }
 
+    /// Where the list of a state begins.
     #[inline(always)]
-    fn list(&self, state: u32) -> &[u32] {
-        let begin = self.rows[state as usize + self.class_count] as usize;
-        &self.lists[begin + 1..][..self.lists[begin] as usize]
+    fn list(&self, state: u32) -> u32 {
+        self.rows[state as usize - 1]
+    }
+
+    /// The patterns of a list and their lengths.
+    #[inline(always)]
+    fn reported(&self, list: u32) -> &[[u32; 2]] {
+        let list = list as usize;
+        &self.lists[list + 1..][..self.lists[list][0] as usize]
     }
 
     fn depth(&self, state: u32) -> usize {
-        self.rows[state as usize + self.class_count + 1] as usize
+        self.rows[state as usize + self.class_count] as usize
     }
 }
 
@@ -236,11 +272,11 @@ fn classes(patterns: &Patterns, fold: bool) -> ([u8; 256], usize) {
     let mut classes = [0; 256];
     // Class 0 is that of the bytes in no pattern, if there is such a byte.
     let mut count = usize::from(used.contains(&false));
-    for byte in 0..256 {
-        if used[byte] {
-            classes[byte] = count as u8;
-            count += 1;
-        }
+    let mut bytes: Vec<u8> = (0..=255).filter(|byte| used[usize::from(*byte)]).collect();
+    bytes.sort_by_key(|byte| rarity::cost(None, *byte));
+    for byte in bytes {
+        classes[usize::from(byte)] = count as u8;
+        count += 1;
     }
     if fold {
         for byte in b'A'..=b'Z' {
@@ -272,8 +308,8 @@ mod tests {
         // Lists of suffixes add up to the square of the length.
         let long = vec![b'a'; 400];
         let suffixes: Vec<&[u8]> = (1..=400).map(|length| &long[..length]).collect();
-        assert!(Dense::within(&patterns(&suffixes), false, 100_000).is_none());
-        assert!(Dense::within(&patterns(&suffixes), false, 400_000).is_some());
+        assert!(Dense::within(&patterns(&suffixes), false, 300_000).is_none());
+        assert!(Dense::within(&patterns(&suffixes), false, 800_000).is_some());
     }
 
     #[test]
@@ -281,7 +317,10 @@ mod tests {
         let all: Vec<u8> = (0..=255).collect();
         let list = patterns(&[&all]);
         let (by_byte, count) = classes(&list, false);
-        assert_eq!((count, by_byte.to_vec()), (256, all));
+        let mut sorted = by_byte.to_vec();
+        sorted.sort_unstable();
+        assert_eq!((count, sorted), (256, all));
+        assert!(by_byte[usize::from(b'e')] < by_byte[usize::from(b'q')]);
         let (by_byte, count) = classes(&patterns(&[b"az"]), true);
         assert_eq!(count, 3);
         assert!(by_byte[usize::from(b'A')] == by_byte[usize::from(b'a')] && by_byte[usize::from(b'[')] == 0);

@@ -46,6 +46,7 @@ mod boundary;
 mod dense;
 mod filter;
 mod pace;
+mod prefetch;
 mod rarity;
 mod verify;
 
@@ -61,10 +62,13 @@ pub use boundary::CharClass;
 use dense::{Dense, Notes};
 use filter::{BLOCK, Backend, CASE, Filter, OVERHANG};
 use pace::{Pace, Plan};
-use verify::{Buckets, Entry, Patterns, load_four};
+use verify::{Buckets, Context, Entry, Patterns, Sighting, load_four};
 
 /// Masks computed ahead of verification: 1 KiB of text, so that it is still in the first cache when it is verified.
 const MASKS: usize = 16;
+
+/// The same where the scan may end early.
+const MASKS_LIMITED: usize = 4;
 
 /// Windows are sought in this many leading bytes of a pattern; among these there is a rare one, or there is none.
 const WINDOW_OFFSETS: usize = 256;
@@ -140,6 +144,7 @@ pub struct ScanResults {
     /// The smallest `first_end`s, largest on top.
     earliest: BinaryHeap<usize>,
     notes: Notes,
+    candidates: Candidates,
     /// Kept from scan to scan: small documents that come one by one are judged together.
     pace: Pace,
 }
@@ -317,21 +322,16 @@ impl Scanner {
         let mut long = [0; MASKS];
         let mut short = [0; MASKS];
         let Range { start: mut from, end: to } = range;
-        let at_once = (self.plan.probe / BLOCK).clamp(1, MASKS);
+        let most = if collector.request.first.is_some() { MASKS_LIMITED } else { MASKS };
+        let at_once = (self.plan.probe / BLOCK).clamp(1, most);
         while from < to {
             let blocks = (text.len() - from).saturating_sub(OVERHANG) / BLOCK;
-            if blocks == 0 {
+            if blocks == 0 || collector.has_enough(from) {
                 break;
             }
             let blocks = blocks.min(at_once).min((to - from).div_ceil(BLOCK));
             self.filter.run(&text[from..], &mut long[..blocks], &mut short[..blocks]);
-            let mut candidates = 0;
-            for block in 0..blocks {
-                if collector.has_enough(from + block * BLOCK) {
-                    return to;
-                }
-                candidates += self.verify::<FOLD>(text, from + block * BLOCK, long[block], short[block], collector);
-            }
+            let candidates = self.verify::<FOLD>(text, from, &long[..blocks], &short[..blocks], collector);
             from += blocks * BLOCK;
             if yielding {
                 collector.results.pace.add(blocks * BLOCK, candidates, &self.plan);
@@ -347,10 +347,7 @@ impl Scanner {
         let mut tail = [0; 2 * BLOCK + OVERHANG];
         tail[..text.len() - from].copy_from_slice(&text[from..]);
         self.filter.run(&tail, &mut long[..2], &mut short[..2]);
-        let mut candidates = 0;
-        for block in 0..2 {
-            candidates += self.verify::<FOLD>(text, from + block * BLOCK, long[block], short[block], collector);
-        }
+        let candidates = self.verify::<FOLD>(text, from, &long[..2], &short[..2], collector);
         if yielding {
             collector.results.pace.add(text.len() - from, candidates, &self.plan);
         }
@@ -362,41 +359,86 @@ impl Scanner {
         self.dense.get().is_none_or(Option::is_some)
     }
 
-    /// Looks at the candidates of a block and returns how many there were.
-    #[inline]
+    /// Looks at the candidates of blocks that begin at `from` and returns how many there were.
     fn verify<const FOLD: bool>(
         &self,
         text: &[u8],
         from: usize,
-        mut long: u64,
-        mut short: u64,
+        long: &[u64],
+        short: &[u64],
         collector: &mut Collector<'_>,
     ) -> u32 {
-        let Windows { one, two, three, inner, four, .. } = &self.windows;
+        let Windows { one, two, three, inner, four, entries, .. } = &self.windows;
+        let mut buffers = std::mem::take(&mut collector.results.candidates);
+        buffers.positions.resize(MASKS * BLOCK, (0, 0));
+        buffers.sightings.resize(2 * MASKS * BLOCK, Sighting::default());
+        let Candidates { positions, sightings } = &mut buffers;
+        let mut count = 0;
+        let mut look = |sightings: &[Sighting]| {
+            sightings.iter().for_each(|sighting| sighting.prefetch(entries));
+            for sighting in sightings {
+                sighting.verify::<FOLD>(entries, &self.patterns, text, from, |pattern, start, end| {
+                    collector.found(pattern, start, end);
+                });
+            }
+        };
+
         let mut candidates = 0;
-        while long != 0 {
-            candidates += 1;
-            let position = from + long.trailing_zeros() as usize;
-            long &= long - 1;
-            for (buckets, position) in [(four, position), (inner, position), (three, position), (three, position + 1)] {
-                let Some(buckets) = buckets else { continue };
-                buckets.at::<FOLD>(&self.patterns, text, position, |pattern, start, end| {
-                    collector.found(pattern, start, end);
+        for (block, mut mask) in long.iter().copied().enumerate() {
+            while mask != 0 {
+                let position = block * BLOCK + mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                let bucket = four.as_ref().map_or(0, |four| {
+                    let bucket = four.find(Context::of(text, from + position));
+                    four.prefetch(bucket);
+                    bucket
                 });
+                positions[candidates] = (position as u32, bucket as u32);
+                candidates += 1;
             }
         }
-        while short != 0 {
-            candidates += 1;
-            let position = from + short.trailing_zeros() as usize;
-            short &= short - 1;
-            for buckets in [two, one].into_iter().flatten() {
-                buckets.at::<FOLD>(&self.patterns, text, position, |pattern, start, end| {
-                    collector.found(pattern, start, end);
-                });
+        for (position, bucket) in &positions[..candidates] {
+            let position = *position as usize;
+            let context = Context::of(text, from + position);
+            if let Some(four) = four {
+                count = four.sight(*bucket as usize, context, position, sightings, count);
+            }
+            if let Some(inner) = inner {
+                count = inner.sight(inner.find(context), context, position, sightings, count);
+            }
+            if let Some(three) = three {
+                count = three.sight(three.find(context), context, position, sightings, count);
+                let context = Context::of(text, from + position + 1);
+                count = three.sight(three.find(context), context, position + 1, sightings, count);
             }
         }
-        candidates
+        look(&sightings[..count]);
+
+        if one.is_some() || two.is_some() {
+            let mut count = 0;
+            for (block, mut mask) in short.iter().copied().enumerate() {
+                while mask != 0 {
+                    let position = block * BLOCK + mask.trailing_zeros() as usize;
+                    mask &= mask - 1;
+                    candidates += 1;
+                    let context = Context::of(text, from + position);
+                    for buckets in [two, one].into_iter().flatten() {
+                        count = buckets.sight(buckets.find(context), context, position, sightings, count);
+                    }
+                }
+            }
+            look(&sightings[..count]);
+        }
+        collector.results.candidates = buffers;
+        candidates as u32
     }
+}
+
+/// Buffers of the windows: positions with their buckets, and what is worth a look at the patterns.
+#[derive(Clone, Debug, Default)]
+struct Candidates {
+    positions: Vec<(u32, u32)>,
+    sightings: Vec<Sighting>,
 }
 
 /// Turns occurrences into hits and spans of one document.
@@ -477,6 +519,8 @@ struct Windows {
     /// All other windows: one at an even offset of its pattern, for occurrences that begin at even positions, and one at an odd
     /// offset for the others.
     four: Option<Buckets>,
+    /// Of all tables.
+    entries: Vec<Entry>,
     /// No window begins so far behind the beginning of its pattern.
     reach: usize,
 }
@@ -528,19 +572,22 @@ impl Windows {
                 }
             }
         }
+        let mut entries = Vec::with_capacity(one.len() + two.len() + three.len() + inner.len() + four.len());
         Self {
-            one: Buckets::new(1, &one, patterns),
-            two: Buckets::new(2, &two, patterns),
-            three: Buckets::new(3, &three, patterns),
-            inner: Buckets::new(3, &inner, patterns),
-            four: Buckets::new(4, &four, patterns),
+            one: Buckets::new(1, &one, patterns, &mut entries),
+            two: Buckets::new(2, &two, patterns, &mut entries),
+            three: Buckets::new(3, &three, patterns, &mut entries),
+            inner: Buckets::new(3, &inner, patterns, &mut entries),
+            four: Buckets::new(4, &four, patterns, &mut entries),
+            entries,
             reach,
         }
     }
 
     fn memory(&self) -> usize {
-        let Self { one, two, three, inner, four, .. } = self;
-        [one, two, three, inner, four].into_iter().flatten().map(Buckets::memory).sum()
+        let Self { one, two, three, inner, four, entries, .. } = self;
+        let tables = [one, two, three, inner, four].into_iter().flatten().map(Buckets::memory).sum::<usize>();
+        tables + size_of_val(entries.as_slice())
     }
 }
 

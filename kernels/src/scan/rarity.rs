@@ -14,14 +14,13 @@ const DIGIT: usize = 27;
 
 /// Estimated rarity of `window` in text, case ignored: the negative binary logarithm of its frequency, in eighths of a bit.
 pub(super) fn rarity(window: &[u8]) -> u32 {
-    let Some((&head, tail)) = window.split_first() else { return 0 };
-    let mut cost = start(head);
-    let mut previous = head;
-    for &byte in tail {
-        cost += step(previous, byte);
-        previous = byte;
-    }
-    cost
+    let mut previous = None;
+    window.iter().map(|byte| cost(previous.replace(*byte), *byte)).sum()
+}
+
+/// What a byte behind another one, or alone, adds to the rarity.
+pub(super) fn cost(previous: Option<u8>, byte: u8) -> u32 {
+    previous.map_or_else(|| start(byte), |previous| step(previous, byte))
 }
 
 fn start(byte: u8) -> u32 {

@@ -1,21 +1,48 @@
 //! The second stage: which patterns stand at a candidate position.
 //!
-//! For each width of window there is a hash table in compressed form: `heads[h]..heads[h + 1]` are the entries whose window
-//! has the hash `h`. An entry holds the first eight bytes of its pattern, so that one comparison settles nearly every case;
-//! what lies behind them is compared with the pattern's own bytes.
+//! For each width of window there is a hash table in compressed form: the entries whose window has the hash `h` lie between where
+//! the heads `h` and `h + 1` say. A head also says which bytes its patterns have around the window, two on either side, in
+//! four sets of sixteen bits: most candidates are dismissed by it, without a branch and without a look at an entry. An entry holds
+//! the first eight bytes of its pattern, so that one comparison settles nearly every case that is left; what lies behind
+//! them is compared with the pattern's own bytes.
+//!
+//! Tables of many patterns are larger than the caches. So candidates are taken many at a time and in three rounds, each of
+//! which asks for the memory that the next one reads: buckets, heads, entries.
 
 use super::filter::CASE;
+use super::prefetch::prefetch;
 
-/// Patterns by the hash of their window.
+/// Patterns by the hash of their window. Their entries are kept together with those of other tables.
 #[derive(Clone, Debug)]
 pub(super) struct Buckets {
-    heads: Vec<u32>,
-    entries: Vec<Entry>,
+    heads: Vec<Head>,
     /// 32 − log₂ of the number of buckets.
     shift: u32,
     /// The bytes of a loaded window that belong to it.
     mask: u32,
     width: usize,
+}
+
+/// The beginning of a bucket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Head {
+    /// Its first entry.
+    begin: u32,
+    /// The lower halves of the bytes that stand two and one before and one and two behind the window in any of the patterns, as
+    /// sets; everything where a pattern has no byte there.
+    around: [u16; 4],
+}
+
+/// Bytes of text around a window: two before it, the window, what is behind it; zeros outside of the text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context(u64);
+
+/// Entries to look at because of a window.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sighting {
+    position: u32,
+    begin: u32,
+    end: u32,
 }
 
 /// A pattern with the window that it is looked up by.
@@ -65,51 +92,113 @@ impl Entry {
     }
 }
 
+impl Context {
+    #[inline(always)]
+    pub(super) fn of(text: &[u8], position: usize) -> Self {
+        Self(match position.checked_sub(2) {
+            Some(before) => load_eight(text, before),
+            None => load_eight(text, 0) << (8 * (2 - position)),
+        })
+    }
+}
+
 impl Buckets {
-    /// Sorts entries for windows of `width` bytes into buckets. `None` where there are none.
-    pub(super) fn new(width: usize, entries: &[Entry], patterns: &Patterns) -> Option<Self> {
+    /// Sorts entries for windows of `width` bytes into buckets and appends them to those of all tables. `None` where there
+    /// are none.
+    pub(super) fn new(width: usize, entries: &[Entry], patterns: &Patterns, all: &mut Vec<Entry>) -> Option<Self> {
         if entries.is_empty() {
             return None;
         }
-        // Two buckets an entry keep the chains of unrelated windows short; the heads stay smaller than the entries.
-        let bits = (2 * entries.len()).next_power_of_two().ilog2().clamp(4, 24);
+        let bits = entries.len().next_power_of_two().ilog2().clamp(4, 24);
         let mask = u32::MAX >> (32 - 8 * width);
-        let mut buckets = Self { heads: vec![0; (1 << bits) + 1], entries: Vec::new(), shift: 32 - bits, mask, width };
-        let bucket_of = |buckets: &Self, entry: &Entry| {
+        let mut buckets = Self { heads: vec![Head::default(); (1 << bits) + 1], shift: 32 - bits, mask, width };
+        let mut order: Vec<(u32, Entry)> = Vec::with_capacity(entries.len());
+        for entry in entries {
             let bytes = patterns.get(entry.pattern as usize);
-            buckets.bucket(load_four(bytes, usize::from(entry.offset)))
-        };
-        let mut order: Vec<(usize, Entry)> = entries.iter().map(|entry| (bucket_of(&buckets, entry), *entry)).collect();
-        order.sort_by_key(|(bucket, entry)| (*bucket, entry.pattern));
-        for (bucket, _) in &order {
-            buckets.heads[bucket + 1] += 1;
+            let offset = usize::from(entry.offset);
+            let bucket = buckets.bucket(load_four(bytes, offset));
+            order.push((bucket as u32, *entry));
+            let head = &mut buckets.heads[bucket];
+            let places = [offset.checked_sub(2), offset.checked_sub(1), Some(offset + width), Some(offset + width + 1)];
+            for (around, place) in head.around.iter_mut().zip(places) {
+                *around |= place.and_then(|place| bytes.get(place)).map_or(u16::MAX, |byte| 1 << (byte & 15));
+            }
+            buckets.heads[bucket + 1].begin += 1;
         }
-        for bucket in 1..buckets.heads.len() {
-            buckets.heads[bucket] += buckets.heads[bucket - 1];
+        order.sort_unstable_by_key(|(bucket, entry)| (*bucket, entry.pattern, entry.offset));
+        let mut begin = all.len() as u32;
+        for head in &mut buckets.heads {
+            begin += head.begin;
+            head.begin = begin;
         }
-        buckets.entries = order.into_iter().map(|(_, entry)| entry).collect();
+        all.extend(order.into_iter().map(|(_, entry)| entry));
         Some(buckets)
     }
 
     pub(super) fn memory(&self) -> usize {
-        size_of_val(self.heads.as_slice()) + size_of_val(self.entries.as_slice())
+        size_of_val(self.heads.as_slice())
     }
 
-    /// Calls `found(pattern, start, end)` for each pattern whose window is at `position`. `FOLD` compares ASCII letters of the
-    /// text in lower case.
-    #[inline]
-    pub(super) fn at<const FOLD: bool>(
+    /// The bucket of the window.
+    #[inline(always)]
+    pub(super) fn find(&self, Context(context): Context) -> usize {
+        self.bucket((context >> 16) as u32)
+    }
+
+    /// Asks for the head of a bucket.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, bucket: usize) {
+        prefetch(&self.heads, bucket);
+    }
+
+    /// Writes a sighting into `sighted[count]` and returns the number there are then: one more if some pattern of the bucket has
+    /// such bytes around its window.
+    #[inline(always)]
+    pub(super) fn sight(
         &self,
+        bucket: usize,
+        Context(context): Context,
+        position: usize,
+        sighted: &mut [Sighting],
+        count: usize,
+    ) -> usize {
+        let head = &self.heads[bucket];
+        let behind = context >> (16 + 8 * self.width);
+        let [far_before, before, after, far_after] = head.around;
+        let fits = far_before >> (context & 15)
+            & before >> (context >> 8 & 15)
+            & after >> (behind & 15)
+            & far_after >> (behind >> 8 & 15)
+            & 1;
+        sighted[count] = Sighting { position: position as u32, begin: head.begin, end: self.heads[bucket + 1].begin };
+        count + usize::from(fits)
+    }
+
+    fn bucket(&self, window: u32) -> usize {
+        (((window | CASE) & self.mask).wrapping_mul(0x9e37_79b1) >> self.shift) as usize
+    }
+}
+
+impl Sighting {
+    /// Asks for the first of the entries.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, entries: &[Entry]) {
+        prefetch(entries, self.begin as usize);
+    }
+
+    /// Calls `found(pattern, start, end)` for each pattern that occurs here. Positions count from `from`. `FOLD` compares ASCII
+    /// letters of the text in lower case.
+    #[inline]
+    pub(super) fn verify<const FOLD: bool>(
+        &self,
+        entries: &[Entry],
         patterns: &Patterns,
         text: &[u8],
-        position: usize,
+        from: usize,
         mut found: impl FnMut(u32, usize, usize),
     ) {
-        if position + self.width > text.len() {
-            return;
-        }
-        let bucket = self.bucket(load_four(text, position));
-        for entry in &self.entries[self.heads[bucket] as usize..self.heads[bucket + 1] as usize] {
+        let position = from + self.position as usize;
+        for entry in &entries[self.begin as usize..self.end as usize] {
             let Some(start) = position.checked_sub(usize::from(entry.offset)) else { continue };
             let head = load_eight(text, start);
             // Lower-casing the text exactly costs more than this comparison, which mistakes no equal bytes for different ones.
@@ -126,10 +215,6 @@ impl Buckets {
                 found(entry.pattern, start, end);
             }
         }
-    }
-
-    fn bucket(&self, window: u32) -> usize {
-        (((window | CASE) & self.mask).wrapping_mul(0x9e37_79b1) >> self.shift) as usize
     }
 }
 
