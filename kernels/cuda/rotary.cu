@@ -4,8 +4,8 @@
 
 // A block handles one token after another in x, and threads go over the slots of its heads: a pair to turn, or a value to copy.
 template <class T>
-__device__ __forceinline__ void turn(const T *x, const float *cosines, const float *sines, const int *positions, T *y, i64 tokens, int heads,
-                                     int head_width, int rotated, int table_rows, int interleaved, int reverse) {
+__device__ __forceinline__ void turn(const T *x, const float *cosines, const float *sines, const int *positions, T *y, int heads, int head_width,
+                                     int rotated, int table_rows, int interleaved, int reverse) {
   const i64 token = blockIdx.x;
   const int pairs = rotated / 2, slots = pairs + head_width - rotated;
   const int position = positions[token];
@@ -31,8 +31,8 @@ __device__ __forceinline__ void turn(const T *x, const float *cosines, const flo
 
 #define ROTARY(suffix, T)                                                                                               \
   KERNEL(256, rotary_##suffix, const T *x, const float *cosines, const float *sines, const int *positions, T *y,        \
-         i64 tokens, int heads, int head_width, int rotated, int table_rows, int interleaved, int reverse) {            \
-    turn<T>(x, cosines, sines, positions, y, tokens, heads, head_width, rotated, table_rows, interleaved, reverse);     \
+         int heads, int head_width, int rotated, int table_rows, int interleaved, int reverse) {            \
+    turn<T>(x, cosines, sines, positions, y, heads, head_width, rotated, table_rows, interleaved, reverse);     \
   }
 
 ROTARY(f32, float)

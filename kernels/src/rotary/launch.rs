@@ -1,7 +1,7 @@
 //! Launches of the CUDA kernels in `cuda/rotary.cu`.
 
 use super::{Buffers, Direction, Pairing, Rotary, Sizes};
-use crate::launch::{Argument, Buffer, BufferMut, Float, Launch, ShapeError, kernel_name, to_grid, to_i32, to_i64};
+use crate::launch::{Argument, Buffer, BufferMut, Float, Launch, ShapeError, kernel_name, to_grid, to_i32};
 
 impl Rotary {
     /// The launches that turn values.
@@ -25,7 +25,6 @@ impl Rotary {
             sines.argument(),
             positions.argument(),
             y.argument(),
-            Argument::I64(to_i64("tokens", tokens)?),
             Argument::I32(to_i32("heads", self.heads)?),
             Argument::I32(to_i32("head_width", self.head_width)?),
             Argument::I32(to_i32("rotated", self.rotated)?),
