@@ -8,7 +8,8 @@ use crate::workers::Workers;
 pub(crate) const FAMILY: Family = Family { name: "glu", cases, benches };
 
 const ALL: [Activation; 3] = [Activation::Silu, Activation::GeluErf, Activation::GeluTanh];
-const REASON: &str = "exponentials to 3e-7 and error functions to 5e-7, their arguments rounded at a magnitude of some ten";
+const REASON: &str =
+    "exponentials to 3e-7 and error functions to 5e-7, their arguments rounded at a magnitude of some ten";
 
 /// A forward pass, or a backward pass where there is a gradient of y.
 #[derive(Clone)]
