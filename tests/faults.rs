@@ -21,11 +21,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::kills::corpus;
+use crate::s3::server;
 use crate::support::{Ran, TERMS, Workspace, lines, parts, pipeline};
-
-#[path = "../datasets/tests/common/s3.rs"]
-#[allow(dead_code)]
-mod server;
 
 const ROWS: usize = 600;
 

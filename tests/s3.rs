@@ -6,7 +6,7 @@ use crate::kills::{corpus, kills, torment};
 use crate::support::{Ran, Workspace, parts, pipeline};
 
 #[path = "../datasets/tests/common/s3.rs"]
-mod server;
+pub mod server;
 
 fn client(workspace: &Workspace, endpoint: &str, arguments: &[&str]) -> Command {
     let mut command = workspace.gristmill(arguments);

@@ -33,7 +33,7 @@ pub(crate) fn logistic<S: Simd>(simd: S, x: S::F) -> S::F {
     simd.div(one, simd.add(one, exp(simd, simd.sub(simd.zero(), x))))
 }
 
-/// The error function: absolute error below 5e-7 (Abramowitz and Stegun 7.1.26, and rounding).
+/// The error function: absolute error below 8e-7 (Abramowitz and Stegun 7.1.26, and rounding).
 #[inline(always)]
 pub(crate) fn erf<S: Simd>(simd: S, x: S::F) -> S::F {
     let one = simd.splat(1.0);
@@ -100,7 +100,7 @@ mod tests {
         for ((&x, &y), &plain) in x.iter().zip(&y).zip(&plain) {
             assert!(y.to_bits() == plain.to_bits() || y.is_nan() && plain.is_nan(), "{x}: {y} {plain}");
             let exact = crate::glu::exact_erf(f64::from(x));
-            assert!((f64::from(y) - exact).abs() <= 5e-7 || x.is_nan() && y.is_nan(), "{x}: {y} {exact}");
+            assert!((f64::from(y) - exact).abs() <= 8e-7 || x.is_nan() && y.is_nan(), "{x}: {y} {exact}");
         }
     }
 }

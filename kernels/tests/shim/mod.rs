@@ -104,8 +104,14 @@ impl Shim {
             })
             .collect();
         let geometry = Geometry { grid: launch.grid(), block: launch.block(), shared_bytes: launch.shared_bytes() };
+        let kernel = launch.kernel();
         // SAFETY: the launcher's arguments point into buffers that live until the launch has ended.
-        unsafe { gristmill_kernels_shim::launch(launch.kernel(), geometry, &arguments, seed) }
-            .map_err(|error| error.to_string())
+        let launched = unsafe {
+            match &self.variant {
+                Some(variant) => variant.launch(kernel, geometry, &arguments, seed),
+                None => gristmill_kernels_shim::launch(kernel, geometry, &arguments, seed),
+            }
+        };
+        launched.map_err(|error| error.to_string())
     }
 }
