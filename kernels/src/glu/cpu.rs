@@ -65,7 +65,7 @@ fn activate<S: Simd>(simd: S, activation: Activation, x: S::F) -> (S::F, S::F) {
     }
     // The tanh form is x times the logistic function of 2u, u being the argument of tanh.
     let (inner, inner_slope) = if activation == Activation::GeluTanh {
-        let (square, factor) = (simd.mul(x, x), simd.splat(1.595_769_1));
+        let (square, factor) = (simd.mul(x, x), simd.splat(1.595_769));
         let cube = simd.mul(simd.splat(0.044_715), simd.mul(square, x));
         let slope = simd.mul(factor, simd.add(one, simd.mul(simd.splat(0.134_145), square)));
         (simd.mul(factor, simd.add(x, cube)), slope)

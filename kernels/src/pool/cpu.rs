@@ -23,7 +23,9 @@ impl Pool {
         expect_len("y", y.len(), documents * width)?;
         let mut lowest = 0;
         for (index, &offset) in offsets.iter().enumerate() {
-            if offset < lowest || usize::try_from(offset).is_ok_and(|offset| offset > rows) {
+            // Rows of no width are not counted by their values.
+            let beyond = width > 0 && usize::try_from(offset).is_ok_and(|offset| offset > rows);
+            if offset < lowest || beyond {
                 let allowed = "at least the one before and at most the number of rows";
                 return Err(ShapeError::Value { name: "offsets", index, allowed, actual: offset });
             }
