@@ -1,5 +1,7 @@
 //! The generated kernels belong to the sources beside them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod manifest;
 
 use serde_json::Value;

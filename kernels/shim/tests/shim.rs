@@ -1,4 +1,6 @@
 //! The shim runs kernels rightly, and finds planted mistakes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unsafe_code, reason = "launches take addresses")]
 
 use gristmill_kernels_shim::{Argument, Geometry, LaunchError, kernels, launch};
