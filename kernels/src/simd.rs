@@ -150,6 +150,12 @@ impl Simd for Plain {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Whether this thread does without vector instructions, to compare.
+    pub(crate) static PLAIN_ONLY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::Avx2;
 
@@ -164,6 +170,10 @@ mod x86 {
 
     impl Avx2 {
         pub(crate) fn new() -> Option<Self> {
+            #[cfg(test)]
+            if super::PLAIN_ONLY.get() {
+                return None;
+            }
             std::is_x86_feature_detected!("avx2").then_some(Self(()))
         }
     }

@@ -213,3 +213,28 @@ pub fn slopes(at: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Cpu, HostBuffer, Machine, families};
+    use crate::simd::PLAIN_ONLY;
+    use crate::workers::Serial;
+
+    #[test]
+    fn twins_have_the_same_bits_without_vector_instructions() {
+        for family in families() {
+            for problem in (family.cases)(3) {
+                let solve = |plain| {
+                    PLAIN_ONLY.set(plain);
+                    let results = Cpu(&Serial).solve(&*problem, 0).unwrap();
+                    PLAIN_ONLY.set(false);
+                    results
+                };
+                let (Some(wide), Some(plain)) = (solve(false), solve(true)) else { continue };
+                for (wide, plain) in wide.iter().zip(&plain) {
+                    assert_eq!(HostBuffer::first_difference(wide, plain), None, "{}", problem.label());
+                }
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ pub(crate) const FAMILY: Family = Family { name: "glu", cases, benches };
 
 const ALL: [Activation; 3] = [Activation::Silu, Activation::GeluErf, Activation::GeluTanh];
 const REASON: &str =
-    "exponentials to 3e-7 and error functions to 8e-7, their arguments rounded at a magnitude of some ten";
+    "exponentials to 3e-7 and error functions to 4e-7, their arguments rounded at a magnitude of some ten";
 
 /// A forward pass, or a backward pass where there is a gradient of y.
 #[derive(Clone)]

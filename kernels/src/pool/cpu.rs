@@ -21,6 +21,8 @@ impl Pool {
         let rows = expect_rows("x", x.len(), width)?;
         let documents = offsets.len().saturating_sub(1);
         expect_len("y", y.len(), documents * width)?;
+        // Rows of no values cannot be counted.
+        let rows = if width == 0 { usize::MAX } else { rows };
         let mut lowest = 0;
         for (index, &offset) in offsets.iter().enumerate() {
             // Rows of no width are not counted by their values.
