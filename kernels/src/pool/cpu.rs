@@ -25,9 +25,7 @@ impl Pool {
         let rows = if width == 0 { usize::MAX } else { rows };
         let mut lowest = 0;
         for (index, &offset) in offsets.iter().enumerate() {
-            // Rows of no width are not counted by their values.
-            let beyond = width > 0 && usize::try_from(offset).is_ok_and(|offset| offset > rows);
-            if offset < lowest || beyond {
+            if offset < lowest || usize::try_from(offset).is_ok_and(|offset| offset > rows) {
                 let allowed = "at least the one before and at most the number of rows";
                 return Err(ShapeError::Value { name: "offsets", index, allowed, actual: offset });
             }

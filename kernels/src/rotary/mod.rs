@@ -12,9 +12,10 @@
 //! use gristmill_kernels::workers::Serial;
 //!
 //! let rotary = Rotary { heads: 1, head_width: 2, rotated: 2, pairing: Pairing::Halves };
-//! let (cosines, sines) = (&[1.0, 0.0], &[0.0, 1.0]);   // no turn, and a quarter of a turn
-//! let mut y = [0.0; 4];
-//! let buffers = Buffers { x: &[1.0, 2.0, 1.0, 2.0], cosines, sines, positions: &[0, 1], y: &mut y };
+//! let (cosines, sines) = ([1.0, 0.0], [0.0, 1.0]);   // no turn, and a quarter of a turn
+//! let (x, mut y) = ([1.0, 2.0, 1.0, 2.0], [0.0; 4]);
+//! let (cosines, sines, positions) = (&cosines[..], &sines[..], &[0, 1][..]);
+//! let buffers = Buffers { x: &x[..], cosines, sines, positions, y: &mut y[..] };
 //! rotary.apply(&Serial, Direction::Forward, buffers)?;
 //! assert_eq!(y, [1.0, 2.0, -2.0, 1.0]);
 //! # Ok::<(), gristmill_kernels::launch::ShapeError>(())
