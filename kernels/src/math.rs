@@ -50,7 +50,7 @@ pub(crate) fn erf<S: Simd>(simd: S, x: S::F) -> S::F {
         -2.686_617_2e-2,
         1.128_379_2e-1,
         -3.761_263_8e-1,
-        1.128_379_2,
+        std::f32::consts::FRAC_2_SQRT_PI,
     ] {
         series = simd.add(simd.mul(series, square), simd.splat(coefficient));
     }
