@@ -1,6 +1,6 @@
 """y = x·Wᵀ by torch and by gristmill, one thread each, taking turns on the same core.
 
-usage: gemm_peer.py GEMM_SPEED [--precision f32|bf16|both] [--turns N] [--seconds S] [--core C] [--only SUBSTRING] [--json FILE]
+usage: gemm_peer.py GEMM_SPEED [--precision f32|bf16|both] [--turns N] [--seconds S] [--core C] [--only SUBSTRING] [--tokens N...] [--json FILE]
 
 GEMM_SPEED is `cargo build --release -p gristmill-kernels --example gemm_speed`. For every shape the two take turns of S
 seconds each; the shortest call of all turns counts, in processor time of its thread. torch is called as models call it, torch.nn.functional.linear, with f32 or
@@ -33,7 +33,7 @@ class Gristmill:
 def torch_time(torch, x, weights, seconds):
     shortest, turns, begun = float("inf"), 0, time.perf_counter()
     with torch.inference_mode():
-        while turns < 2 or time.perf_counter() - begun < seconds:
+        while turns < 1 or time.perf_counter() - begun < seconds:
             turn = time.thread_time()
             torch.nn.functional.linear(x, weights)
             shortest = min(shortest, time.thread_time() - turn)
@@ -48,7 +48,8 @@ def main():
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1)
     parser.add_argument("--core", type=int, default=0)
-    parser.add_argument("--only", default="", help="only shapes whose line contains this, like '768x3072' or ' 1 '")
+    parser.add_argument("--only", default="", help="only shapes whose name contains this, like '768x3072'")
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
     parser.add_argument("--json", help="write the rows to this file as well")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})
@@ -64,8 +65,8 @@ def main():
         dtype = torch.float32 if precision == "f32" else torch.bfloat16
         for inputs, outputs in SHAPES:
             weights = None
-            for tokens in TOKENS:
-                if arguments.only not in f"{precision} {inputs}x{outputs} {tokens} ":
+            for tokens in arguments.tokens:
+                if arguments.only not in f"{inputs}x{outputs}":
                     continue
                 if weights is None:
                     weights = torch.randn(outputs, inputs).to(dtype)
