@@ -47,7 +47,8 @@ fn the_page_is_safe_complete_and_repeatable() {
         "a%20&lt;i&gt;&amp;.jsonl, row 251, byte ",
         "Rows kept, rejected and quarantined by split",
         "<rect class=\"rejected\"",
-        "terms.txt",
+        "Term lists, tokenizers and other resources (1)",
+        "<td class=\"path\">terms.txt</td>",
         "split_size",
     ] {
         let found = page.contains(part) || page.contains(&part.replace("&#x2f;", "/"));

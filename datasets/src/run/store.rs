@@ -146,8 +146,9 @@ impl LogStore for ObjectFolder {
         // On a local disk most of the work is that of the processor, elsewhere it is waiting.
         let side_by_side = match self.local {
             Some(_) => std::thread::available_parallelism().map_or(1, NonZero::get),
-            None => 2,
+            None => readers.clamp(1, 2),
         };
+        let requests = (readers / side_by_side).max(1);
         let chunks: Vec<Vec<String>> = keys.chunks(KEYS_AT_ONCE).map(<[String]>::to_vec).collect();
         let read: Vec<Vec<Option<T>>> = stream::iter(chunks)
             .map(|keys| {
@@ -157,7 +158,7 @@ impl LogStore for ObjectFolder {
                         Some(_) => vec![None; keys.len()],
                         None => {
                             let request = |key: String| async move { self.read(&key).await.ok().flatten() };
-                            stream::iter(keys.clone()).map(request).buffered(readers).collect().await
+                            stream::iter(keys.clone()).map(request).buffered(requests).collect().await
                         }
                     };
                     let (folder, length) = (self.clone(), keys.len());

@@ -88,7 +88,7 @@ pub async fn run(
     {
         plan = *existing;
     }
-    // It explained what differs, and is as large as the list of files.
+    // What the fingerprint was made of has explained what differs, and is as large as the list of files.
     plan.fingerprint.parts = serde_json::Value::Null;
     let plan = Arc::new(plan);
     let records = if log.read_manifest().await?.is_some() {
@@ -246,37 +246,41 @@ impl Shift {
             let split = self.plan.splits[place].clone();
             let file = self.plan.files[split.file as usize].clone();
             let item = WorkItem { split, file };
-            let written = self.mill.write_split(&item, &self.progress).await;
-            if written.is_err() {
-                // Only waiting for commits is done beside the work, so no more is in memory than there are workers.
-                self.complete(&item, written).await?;
-                continue;
+            match self.mill.write_split(&item, &self.progress).await {
+                Ok(record) => {
+                    while commits.len() >= COMMITS_UNDER_WAY {
+                        self.settle_one(&mut commits).await?;
+                    }
+                    let shift = Arc::clone(self);
+                    commits.spawn(async move {
+                        let ground = shift.mill.commit(&item, record, &shift.progress).await;
+                        (item, ground)
+                    });
+                }
+                Err(error) => self.settle(&item, Err(error)).await?,
             }
-            while commits.len() >= COMMITS_UNDER_WAY
-                && let Some(ended) = commits.join_next().await
-            {
-                committed(ended)?;
-            }
-            let shift = Arc::clone(self);
-            commits.spawn(async move { shift.complete(&item, written).await });
         }
-        while let Some(ended) = commits.join_next().await {
-            committed(ended)?;
+        while !commits.is_empty() {
+            self.settle_one(&mut commits).await?;
         }
         Ok(())
     }
 
-    /// Commits what was written of a split, and tries the split again until it is committed or given up. Only errors that
-    /// no other split could escape end the run.
-    async fn complete(&self, item: &WorkItem, mut written: Result<CommitRecord>) -> Result<()> {
+    /// Waits for one of the commits under way. A split whose commit failed is ground again here and not beside other work, so
+    /// that no more splits are in memory than there are workers.
+    async fn settle_one(&self, commits: &mut JoinSet<(WorkItem, Result<CommitRecord>)>) -> Result<()> {
+        let Some(ended) = commits.join_next().await else { return Ok(()) };
+        let (item, ground) = ended.map_err(|error| PipelineError::Engine(format!("a commit died: {error}")))?;
+        self.settle(&item, ground).await
+    }
+
+    /// Takes note of a split that was ground, or tries it again until it is committed or given up. Only errors that no other
+    /// split could escape end the run.
+    async fn settle(&self, item: &WorkItem, mut ground: Result<CommitRecord>) -> Result<()> {
         let number = item.split.number;
         let mut failed = 0;
         loop {
-            let committed = match written {
-                Ok(record) => self.mill.commit(item, record, &self.progress).await,
-                Err(error) => Err(error),
-            };
-            let error = match committed {
+            let error = match ground {
                 Ok(record) => {
                     self.observer.committed(&record);
                     self.records.lock().push(record);
@@ -299,13 +303,9 @@ impl Shift {
             };
             self.observer.retrying(number, &error, pause);
             tokio::time::sleep(pause).await;
-            written = self.mill.write_split(item, &self.progress).await;
+            ground = self.mill.grind(item, &self.progress).await;
         }
     }
-}
-
-fn committed(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
-    ended.map_err(|error| PipelineError::Engine(format!("a commit died: {error}")))?
 }
 
 #[cfg(test)]

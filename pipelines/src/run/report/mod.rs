@@ -85,7 +85,14 @@ pub(crate) async fn finish(file: &PipelineFile, mill: &Mill, plan: &RunPlan, man
         put_json(mill, "_run/token_budget.json", &token_budget::find(mill, manifest, wanted).await?).await?;
     }
     let samples = aside::samples(mill, manifest).await?;
-    let contents = page::Contents { report: &report, manifest, plan, steps: &mill.spec().steps, samples: &samples };
+    let contents = page::Contents {
+        report: &report,
+        manifest,
+        plan,
+        steps: &mill.spec().steps,
+        resources: &mill.chain().resources(),
+        samples: &samples,
+    };
     put(mill, "_run/report.html", page::render(&contents)?.into_bytes()).await?;
     put_json(mill, "_run/report.json", &report).await?;
     Ok(report)

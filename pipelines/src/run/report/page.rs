@@ -1,13 +1,15 @@
 //! `_run/report.html`: what happened, for people. One file without scripts or anything from elsewhere.
 //!
-//! It is made of the report, the manifest and the plan alone, so the same run gives the same page. Names, reasons, errors
+//! It is made of the report, the manifest, the plan and the bound steps alone, so the same run gives the same page. Names, reasons, errors
 //! and rows come from data that nobody checked; the template engine escapes every text, and only the charts, which are
 //! drawn from numbers, go in as markup.
 
 use std::collections::BTreeMap;
 
 use arrow_array::temporal_conversions::timestamp_ms_to_datetime;
+use gristmill_datasets::redact;
 use gristmill_datasets::run::{CommitRecord, Manifest, RunPlan};
+use gristmill_operators::ResourceIdentity;
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 use serde_json::Value;
@@ -33,6 +35,7 @@ pub(super) struct Contents<'a> {
     pub(super) manifest: &'a Manifest,
     pub(super) plan: &'a RunPlan,
     pub(super) steps: &'a [StepSpec],
+    pub(super) resources: &'a [ResourceIdentity],
     pub(super) samples: &'a [Sample],
 }
 
@@ -74,7 +77,7 @@ pub(super) fn render(contents: &Contents<'_>) -> Result<String> {
         files: files(plan),
         files_total: count(plan.files.len() as u64),
         files_left: (plan.files.len() > LISTED).then(|| count((plan.files.len() - LISTED) as u64)),
-        resources: resources(plan),
+        resources: resources(contents.resources),
         definition,
     };
     let page = minijinja::Value::from(minijinja::value::Serde(page));
@@ -301,11 +304,10 @@ fn files(plan: &RunPlan) -> Vec<(String, String, String)> {
     plan.files.iter().take(LISTED).map(shown).collect()
 }
 
-/// Term lists, tokenizers and the like, with the hash that the fingerprint holds.
-fn resources(plan: &RunPlan) -> Vec<(String, String)> {
-    let resources = plan.fingerprint.parts.get("resources").and_then(Value::as_object);
-    let entries = resources.into_iter().flatten().take(LISTED);
-    entries.map(|(name, hash)| (name.clone(), hash.as_str().unwrap_or_default().to_owned())).collect()
+/// Term lists, tokenizers and the like, by location, with the hash that the fingerprint holds.
+fn resources(resources: &[ResourceIdentity]) -> Vec<(String, String)> {
+    let shown = resources.iter().map(|resource| (redact(&resource.location), resource.hash.clone()));
+    shown.collect::<BTreeMap<_, _>>().into_iter().take(LISTED).collect()
 }
 
 fn moment(milliseconds: i64) -> String {
