@@ -22,11 +22,13 @@ pub(super) async fn inspect(arguments: InspectArguments, environment: &Environme
     }
     let known = rows.map_or_else(|| "an unknown number of".to_owned(), count);
     print_line(&format!("{} files, {} stored, {known} rows", count(total_files), bytes(stored as f64)))?;
-    for file in files.iter().take(5) {
+    let listed = files.len().min(5);
+    for file in &files[..listed] {
         print_line(&format!("  {} {} {}", file.url, file.format, bytes(file.size as f64)))?;
     }
-    if total_files > 5 {
-        print_line(&format!("  … and {} more", count(total_files - 5)))?;
+    let others = total_files.saturating_sub(listed as u64);
+    if others > 0 {
+        print_line(&format!("  … and {} more", count(others)))?;
     }
     let fields = columns(&schema);
     let text = |field: &serde_json::Value, key: &str| field[key].as_str().unwrap_or_default().to_owned();
