@@ -317,3 +317,82 @@ fn fold(left: u64, right: u64) -> u64 {
     let product = u128::from(left) * u128::from(right);
     product as u64 ^ (product >> 64) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts of words, each with the spans of its words.
+    fn text_of(words: impl Iterator<Item = String>) -> (String, Vec<Span>) {
+        let mut text = String::new();
+        let spans = words
+            .map(|word| {
+                let start = text.len() as u32;
+                text.push_str(&word);
+                Span { start, end: text.len() as u32 }
+            })
+            .collect();
+        (text, spans)
+    }
+
+    /// A number of tokens that depends on every byte, and is at most the number of bytes.
+    fn made_up_count(word: &str) -> usize {
+        let sum = word.bytes().fold(7usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        sum % word.len() + 1
+    }
+
+    /// Counts all words twice, and returns how many of them had to be tokenized in each pass.
+    fn check(cache: &mut CountCache, text: &str, spans: &[Span]) -> [usize; 2] {
+        let expected: usize = spans.iter().map(|span| made_up_count(&text[span.range()])).sum();
+        [0, 1].map(|_| {
+            let mut tokenized = 0;
+            let count = cache.count(text, spans, |word| {
+                tokenized += 1;
+                Ok::<_, ()>(made_up_count(word))
+            });
+            assert_eq!(count, Ok(expected));
+            tokenized
+        })
+    }
+
+    #[test]
+    fn words_that_look_alike_are_told_apart() {
+        let words = ["a", "a\0", "a\0\0", "\0", "\0\0", "aaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaa"];
+        let long = ["x".repeat(LONG - 1), "x".repeat(LONG), "x".repeat(LONG + 1), "y".repeat(LONG)];
+        let mut cache = CountCache::new();
+        // Each alone, so that the last word also ends the text, where no 16 bytes can be read.
+        for word in words.into_iter().map(str::to_owned).chain(long.clone()) {
+            let (text, spans) = text_of(std::iter::once(word.clone()));
+            let expected = if word.len() > LONG { [1, 1] } else { [1, 0] };
+            assert_eq!(check(&mut cache, &text, &spans), expected, "{word:?}");
+        }
+        let (text, spans) = text_of(words.into_iter().map(str::to_owned).chain(long));
+        assert_eq!(check(&mut cache, &text, &spans), [1, 1], "all but the one that is too long are known");
+    }
+
+    #[test]
+    fn more_words_than_fit_are_counted_right() {
+        let mut cache = CountCache::new();
+        // So many that some sets are full, and in another order the second time.
+        let words = 900_000;
+        let (text, spans) = text_of((0..words).map(|number| format!("{:x}", number * 2_654_435_761u64)));
+        let [first, second] = check(&mut cache, &text, &spans);
+        assert_eq!(first, words as usize);
+        assert!(second > 0 && second < first / 4, "{second}");
+        let backwards: Vec<Span> = spans.iter().rev().copied().collect();
+        assert!(check(&mut cache, &text, &backwards)[0] < first / 4);
+    }
+
+    #[test]
+    fn the_bytes_of_long_words_stay_within_their_bound() {
+        let mut cache = CountCache::new();
+        let words = LONG_BYTES / 200 + 1000;
+        let (text, spans) = text_of((0..words).map(|number| format!("{number:0>200}")));
+        let [first, second] = check(&mut cache, &text, &spans);
+        assert_eq!((first, cache.long.bytes.capacity()), (words, LONG_BYTES));
+        assert!(cache.long.bytes.len() <= LONG_BYTES && second > 0);
+        // What was counted last is known, and a repetition is not kept twice.
+        let last = &spans[words - 100..];
+        assert_eq!(check(&mut cache, &text, last)[1], 0);
+    }
+}
