@@ -8,6 +8,7 @@ mod added;
 mod cache;
 mod counter;
 mod encoder;
+mod merges;
 mod normal;
 mod stages;
 mod vocabulary;
@@ -21,6 +22,7 @@ use tokenizers::pipeline::{PipelineToken, PipelineTokenizer};
 use self::added::AddedTokens;
 pub use self::counter::TokenCounter;
 use self::encoder::Encoder;
+use self::merges::Merges;
 use self::vocabulary::VocabularyFile;
 use crate::resources::{ResourceIdentity, Resources};
 use crate::{OperatorError, Result};
@@ -61,6 +63,8 @@ struct Shared {
     added: AddedTokens,
     /// See [`VocabularyFile::splits_at_spaces`].
     splits_at_spaces: bool,
+    /// The merges of a byte-level BPE model, for counting.
+    merges: Option<Merges>,
     location: String,
     vocab_size: usize,
     prefix: Vec<u32>,
@@ -88,6 +92,7 @@ impl Tokenizer {
         let shared = Shared {
             added: AddedTokens::new(added),
             splits_at_spaces: vocabulary.splits_at_spaces(),
+            merges: vocabulary.byte_pairs().and_then(Merges::new),
             location: location.to_owned(),
             vocab_size: largest_id.map_or(0, |largest| largest as usize + 1),
             prefix: ids(&template.prefix),

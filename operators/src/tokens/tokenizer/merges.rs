@@ -1,0 +1,351 @@
+//! Counting the tokens of a word by the merges of a byte-level BPE model.
+//!
+//! A count needs no ids and no cache of ids, and most words are short, so the merges can be run in two small arrays: the
+//! symbol that begins at each byte, and the rank of its pair with the next symbol above its position. One pass over the
+//! second array finds the leftmost pair of the lowest rank. This is byte-pair encoding (Sennrich et al., 2016) over bytes
+//! as in GPT-2.
+//!
+//! Words of more than [`LONGEST`] bytes are cut where no token can be: between two bytes that no token has next to each
+//! other.
+
+use std::collections::{HashMap, HashSet};
+
+use super::vocabulary::BytePairs;
+
+/// Bytes of the longest piece that is counted here.
+const LONGEST: usize = 64;
+/// Pairs are compared in steps of so many.
+const LANES: usize = 8;
+/// No pair, or one that is not merged. Above every rank.
+const NONE: i32 = i32::MAX;
+/// Bits of a position in a word.
+const POSITION: u32 = LONGEST.trailing_zeros();
+/// Bits of a symbol: two of them and a rank are packed into 64 bits.
+const SYMBOL_BITS: u32 = 20;
+/// Bits of a rank.
+const RANK_BITS: u32 = 64 - 2 * SYMBOL_BITS;
+/// The first 256 symbols are the bytes; then there is one for each rank.
+const BYTES: u32 = 256;
+
+/// The merges of a byte-level BPE model.
+pub(super) struct Merges {
+    /// The ranks of pairs of bytes; see [`NONE`].
+    first: Box<[i32]>,
+    pairs: PairRanks,
+    /// The symbol that the merge of each rank makes, if that is not always the rank's own: several merges may make the
+    /// same token.
+    products: Option<Box<[u32]>>,
+    /// Which bytes some token has next to each other, as bits.
+    adjacent: Box<[u64; 1024]>,
+    /// Words that are one token whatever the merges say.
+    whole: HashSet<Box<[u8]>>,
+}
+
+impl Merges {
+    /// The merges of a model, unless they are more than can be packed.
+    pub(super) fn new(model: BytePairs) -> Option<Self> {
+        let BytePairs { tokens, merges, whole } = model;
+        if merges.len() >= (1 << SYMBOL_BITS) - BYTES as usize {
+            return None;
+        }
+        let mut adjacent = Box::new([0; 1024]);
+        let mut symbols: HashMap<Box<[u8]>, u32> =
+            (0..=u8::MAX).map(|byte| (Box::from([byte]), u32::from(byte))).collect();
+        let mut products = Vec::with_capacity(merges.len());
+        for (own, (left, right)) in (BYTES..).zip(&merges) {
+            let token = [&**left, right].concat();
+            for pair in token.windows(2) {
+                let pair = usize::from(pair[0]) << 8 | usize::from(pair[1]);
+                adjacent[pair / 64] |= 1 << (pair % 64);
+            }
+            products.push(*symbols.entry(token.into_boxed_slice()).or_insert(own));
+        }
+        let mut first = vec![NONE; 1 << 16].into_boxed_slice();
+        let mut ranks = HashMap::with_capacity(merges.len());
+        for (rank, (left, right)) in merges.iter().enumerate() {
+            // What no merge makes is never there to be merged.
+            let (Some(&left), Some(&right)) = (symbols.get(left), symbols.get(right)) else { continue };
+            let rank = rank as i32;
+            // Of a pair that is listed twice the last rank counts, as in the library.
+            ranks.insert((left, right), rank);
+            if left < BYTES && right < BYTES {
+                first[(left << 8 | right) as usize] = rank;
+            }
+        }
+        let own = products.iter().zip(BYTES..).all(|(&product, own)| product == own);
+        Some(Self {
+            first,
+            pairs: PairRanks::new(&ranks),
+            products: (!own).then(|| products.into_boxed_slice()),
+            adjacent,
+            whole: if whole { tokens.into_iter().collect() } else { HashSet::new() },
+        })
+    }
+
+    /// The number of tokens of a word, or `None` if it has a piece that is too long.
+    pub(super) fn count(&self, word: &[u8]) -> Option<usize> {
+        if !self.whole.is_empty() && self.whole.contains(word) {
+            return Some(1);
+        }
+        if word.len() <= LONGEST {
+            return Some(self.merge(word));
+        }
+        let (mut count, mut start) = (0, 0);
+        for (position, pair) in word.windows(2).enumerate() {
+            let pair = usize::from(pair[0]) << 8 | usize::from(pair[1]);
+            if self.adjacent[pair / 64] >> (pair % 64) & 1 == 0 {
+                let piece = &word[start..=position];
+                start = position + 1;
+                if piece.len() > LONGEST {
+                    return None;
+                }
+                count += self.merge(piece);
+            }
+        }
+        let piece = &word[start..];
+        (piece.len() <= LONGEST).then(|| count + self.merge(piece))
+    }
+
+    /// Merges a word of at most [`LONGEST`] bytes.
+    fn merge(&self, word: &[u8]) -> usize {
+        let mut symbols = [0; LONGEST];
+        // The rank of the pair that begins at a position, above the position.
+        let mut pairs = [NONE; LONGEST];
+        let Some(last) = word.len().checked_sub(1) else { return 0 };
+        for (symbol, &byte) in symbols.iter_mut().zip(word) {
+            *symbol = u32::from(byte);
+        }
+        for (position, bytes) in word.windows(2).enumerate() {
+            let rank = self.first[usize::from(bytes[0]) << 8 | usize::from(bytes[1])];
+            pairs[position] = key(rank, position);
+        }
+        // Where symbols begin.
+        let mut live = u64::MAX >> (LONGEST - 1 - last);
+        let used = last.next_multiple_of(LANES);
+        loop {
+            let lowest = minimum(&pairs[..used]);
+            if lowest == NONE {
+                return live.count_ones() as usize;
+            }
+            let position = lowest as usize % LONGEST;
+            let rank = (lowest >> POSITION) as u32;
+            let product = self.products.as_ref().map_or(rank + BYTES, |products| products[rank as usize]);
+            symbols[position] = product;
+            // The right symbol of the pair is no more.
+            let after = live & (u64::MAX << position) & !(1 << position);
+            live &= !(after & after.wrapping_neg());
+            pairs[after.trailing_zeros() as usize % LONGEST] = NONE;
+            let after = after & after.wrapping_sub(1);
+            pairs[position] = if after == 0 {
+                NONE
+            } else {
+                key(self.pairs.rank(product, symbols[after.trailing_zeros() as usize % LONGEST]), position)
+            };
+            let before = live & !(u64::MAX << position);
+            if before != 0 {
+                let before = (LONGEST - 1) - before.leading_zeros() as usize;
+                pairs[before] = key(self.pairs.rank(symbols[before], product), before);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn key(rank: i32, position: usize) -> i32 {
+    // Ranks are far below 2^25, so that this orders by rank, then position.
+    if rank == NONE { NONE } else { rank << POSITION | position as i32 }
+}
+
+#[inline(always)]
+fn minimum(pairs: &[i32]) -> i32 {
+    let mut lanes = [NONE; LANES];
+    for chunk in pairs.chunks_exact(LANES) {
+        for (lane, &pair) in lanes.iter_mut().zip(chunk) {
+            *lane = if pair < *lane { pair } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(NONE, i32::min)
+}
+
+/// Ranks of pairs of symbols.
+///
+/// Most pairs that are asked for are not merged. Eight bits or more for each pair that is say so without a look at the
+/// table, which is too large for the processor's near caches.
+struct PairRanks {
+    filter: Box<[u64]>,
+    filter_shift: u32,
+    /// Pair above rank; zero is free.
+    slots: Box<[u64]>,
+    shift: u32,
+}
+
+impl PairRanks {
+    fn new(ranks: &HashMap<(u32, u32), i32>) -> Self {
+        let size = (ranks.len() + ranks.len() / 4 + 1).next_power_of_two();
+        let bits = (8 * ranks.len()).next_power_of_two().max(64);
+        let mut table = Self {
+            filter: vec![0; bits / 64].into_boxed_slice(),
+            filter_shift: u64::BITS - bits.trailing_zeros(),
+            slots: vec![0; size].into_boxed_slice(),
+            shift: u64::BITS - size.trailing_zeros(),
+        };
+        for (&(left, right), &rank) in ranks {
+            let pair = pair(left, right);
+            let hash = hash(pair);
+            let bit = (hash >> table.filter_shift) as usize;
+            table.filter[bit / 64] |= 1 << (bit % 64);
+            let mut slot = (hash >> table.shift) as usize;
+            while table.slots[slot] != 0 {
+                slot = (slot + 1) % size;
+            }
+            // One is added so that no entry is zero.
+            table.slots[slot] = pair << RANK_BITS | (rank as u64 + 1);
+        }
+        table
+    }
+
+    #[inline(always)]
+    fn rank(&self, left: u32, right: u32) -> i32 {
+        let pair = pair(left, right);
+        let hash = hash(pair);
+        let bit = (hash >> self.filter_shift) as usize;
+        if self.filter[bit / 64] >> (bit % 64) & 1 == 0 {
+            return NONE;
+        }
+        let mut slot = (hash >> self.shift) as usize;
+        loop {
+            let entry = self.slots[slot & (self.slots.len() - 1)];
+            if entry == 0 {
+                return NONE;
+            }
+            if entry >> RANK_BITS == pair {
+                return (entry & ((1 << RANK_BITS) - 1)) as i32 - 1;
+            }
+            slot += 1;
+        }
+    }
+}
+
+#[inline(always)]
+fn pair(left: u32, right: u32) -> u64 {
+    u64::from(left) << SYMBOL_BITS | u64::from(right)
+}
+
+#[inline(always)]
+fn hash(pair: u64) -> u64 {
+    pair.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    use super::super::vocabulary::bytes_of_characters;
+    use super::super::{PipelineToken, Shared, Tokenizer};
+    use super::*;
+
+    /// A byte-level BPE tokenizer with these merges on top of the bytes.
+    fn tokenizer(merges: &[(String, String)], ignore_merges: bool) -> Tokenizer {
+        let mut characters: Vec<(char, u8)> = bytes_of_characters().into_iter().collect();
+        characters.sort_by_key(|&(_, byte)| byte);
+        let products = merges.iter().map(|(left, right)| format!("{left}{right}"));
+        let mut vocabulary = Map::new();
+        for token in characters.iter().map(|(character, _)| character.to_string()).chain(products) {
+            let id = vocabulary.len();
+            vocabulary.entry(token).or_insert(json!(id));
+        }
+        let file = json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignore_merges,
+                "vocab": Value::Object(vocabulary),
+                "merges": merges.iter().map(|(left, right)| json!([left, right])).collect::<Vec<_>>(),
+            },
+        });
+        Tokenizer::from_bytes("made up", file.to_string().as_bytes()).unwrap()
+    }
+
+    /// The number of tokens that the library makes of a word.
+    fn by_library(shared: &Shared, word: &str) -> usize {
+        use tokenizers::pipeline::Model;
+        let model = shared.pipeline.get_model();
+        let mut tokens: Vec<PipelineToken> = Vec::new();
+        model.tokenize_pipeline(word, &mut model.init_scratch(), &mut tokens).unwrap();
+        tokens.len()
+    }
+
+    /// Merges of letters into tokens of up to eight, in any order, so that tokens are made in several ways, out of their
+    /// order, or never; a pair may be listed twice.
+    fn merges() -> impl Strategy<Value = Vec<(String, String)>> {
+        proptest::collection::vec(("[abc]{1,4}", "[abc]{1,4}"), 0..60).prop_map(|mut merges| {
+            // Every part has to be a token itself.
+            let mut at = 0;
+            while at < merges.len() {
+                let (left, right) = merges[at].clone();
+                for part in [left, right] {
+                    let mut half = part.clone();
+                    if half.len() > 1 && !merges.iter().any(|(left, right)| format!("{left}{right}") == part) {
+                        let rest = half.split_off(part.len() / 2);
+                        merges.push((half, rest));
+                    }
+                }
+                at += 1;
+            }
+            merges
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn words_have_as_many_tokens_as_the_library_makes(
+            merges in merges(),
+            ignore_merges: bool,
+            words in proptest::collection::vec("[abc]{1,20}|[abcd]{1,200}|[abc\u{e9}]{50,70}", 1..20),
+        ) {
+            let tokenizer = tokenizer(&merges, ignore_merges);
+            let shared = &*tokenizer.shared;
+            let counting = shared.merges.as_ref().unwrap();
+            for word in words {
+                let long = word.len() > LONGEST;
+                match counting.count(word.as_bytes()) {
+                    Some(count) => prop_assert_eq!(count, by_library(shared, &word), "{:?}", word),
+                    None => prop_assert!(long, "{:?} is short enough", word),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_word_is_cut_where_no_token_crosses() {
+        let merges = [("a", "b"), ("ab", "c")].map(|(left, right)| (left.to_owned(), right.to_owned()));
+        let tokenizer = tokenizer(&merges, false);
+        let counting = tokenizer.shared.merges.as_ref().unwrap();
+        assert_eq!(counting.count("abc".repeat(100).as_bytes()), Some(100));
+        assert_eq!(counting.count("abcab".repeat(100).as_bytes()), Some(200));
+        assert_eq!(counting.count("a".repeat(1000).as_bytes()), Some(1000));
+        // Nothing is cut inside of what may be a token.
+        let merges = [("a", "a")].map(|(left, right)| (left.to_owned(), right.to_owned()));
+        let tokenizer = self::tokenizer(&merges, false);
+        let counting = tokenizer.shared.merges.as_ref().unwrap();
+        assert_eq!(counting.count("a".repeat(LONGEST).as_bytes()), Some(LONGEST / 2));
+        assert_eq!(counting.count("a".repeat(LONGEST + 1).as_bytes()), None);
+    }
+
+    #[test]
+    fn a_token_is_one_whatever_the_merges_say_if_they_are_ignored() {
+        // The first merge leaves no way to the last.
+        let merges = [("b", "c"), ("a", "b"), ("ab", "c")].map(|(left, right)| (left.to_owned(), right.to_owned()));
+        for (ignore_merges, expected) in [(false, 2), (true, 1)] {
+            let tokenizer = tokenizer(&merges, ignore_merges);
+            let shared = &*tokenizer.shared;
+            assert_eq!(shared.merges.as_ref().unwrap().count(b"abc"), Some(expected));
+            assert_eq!(by_library(shared, "abc"), expected);
+        }
+    }
+}
