@@ -15,14 +15,14 @@ mod vocabulary;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tokenizers::pipeline::{PipelineToken, PipelineTokenizer};
+use tokenizers::pipeline::PipelineToken;
 
-use self::added::AddedTokens;
 pub use self::counter::TokenCounter;
 use self::encoder::Encoder;
 use self::merges::Merges;
+use self::stages::Stages;
 use self::vocabulary::VocabularyFile;
 use crate::resources::{ResourceIdentity, Resources};
 use crate::{OperatorError, Result};
@@ -59,18 +59,46 @@ pub struct Tokenizer {
 
 /// What all clones of a tokenizer use.
 struct Shared {
-    pipeline: PipelineTokenizer,
-    added: AddedTokens,
-    /// See [`VocabularyFile::splits_at_spaces`].
+    /// What counting needs where the library's model is not needed.
+    counting: Option<Counting>,
+    /// The whole file, made ready when it is first needed.
+    whole: OnceLock<Result<Stages, EncodeError>>,
+    /// The text of the file, in the form that the library writes.
+    canonical: String,
     splits_at_spaces: bool,
-    /// The merges of a byte-level BPE model, for counting.
-    merges: Option<Merges>,
     location: String,
-    vocab_size: usize,
+    /// The largest id, added tokens left out.
+    largest_id: Option<u32>,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     /// Encoders that no thread uses right now. Their caches are warm.
     idle: Mutex<Vec<Encoder>>,
+}
+
+/// The stages before the model, and the merges of a byte-level BPE model.
+struct Counting {
+    stages: Stages,
+    merges: Merges,
+}
+
+impl Counting {
+    /// Absent where the library has to be asked.
+    fn new(file: VocabularyFile) -> Option<Self> {
+        let merges = Merges::new(file.byte_pairs()?)?;
+        let pipeline = tokenizers::from_json(&file.without_merges().ok()?).ok()?;
+        Some(Self { stages: Stages::new(pipeline, false), merges })
+    }
+}
+
+impl Shared {
+    /// The stages of the whole file.
+    fn stages(&self) -> Result<&Stages, EncodeError> {
+        let whole = self.whole.get_or_init(|| {
+            let pipeline = tokenizers::from_json(&self.canonical).map_err(failed)?;
+            Ok(Stages::new(pipeline, self.splits_at_spaces))
+        });
+        whole.as_ref().map_err(EncodeError::clone)
+    }
 }
 
 impl Tokenizer {
@@ -80,26 +108,35 @@ impl Tokenizer {
         let json = std::str::from_utf8(json).map_err(|error| failed(format!("not a tokenizer.json: {error}")))?;
         let canonical =
             tokenizers::canonicalize_str(json).map_err(|error| failed(format!("not a tokenizer.json: {error}")))?;
-        let pipeline = tokenizers::from_json(&canonical)
-            .map_err(|error| failed(format!("this tokenizer.json is not supported: {error}")))?;
-        let vocabulary: VocabularyFile =
-            serde_json::from_str(&canonical).map_err(|error| failed(format!("cannot read its vocabulary: {error}")))?;
-        let added = pipeline.get_added_vocabulary();
-        let largest_added = added.get_added_tokens_decoder().into_keys().max();
-        let largest_id = vocabulary.largest_id().max(largest_added);
-        let template = &pipeline.get_post_processor().single;
-        let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
-        let shared = Shared {
-            added: AddedTokens::new(added),
-            splits_at_spaces: vocabulary.splits_at_spaces(),
-            merges: vocabulary.byte_pairs().and_then(Merges::new),
+        let file: std::result::Result<VocabularyFile, _> = serde_json::from_str(&canonical);
+        let splits_at_spaces = file.as_ref().is_ok_and(VocabularyFile::splits_at_spaces);
+        let largest_id = file.as_ref().ok().and_then(VocabularyFile::largest_id);
+        let unreadable = file.as_ref().err().map(|error| format!("cannot read its vocabulary: {error}"));
+        let counting = file.ok().and_then(Counting::new);
+        let mut shared = Shared {
+            counting,
+            whole: OnceLock::new(),
+            canonical,
+            splits_at_spaces,
             location: location.to_owned(),
-            vocab_size: largest_id.map_or(0, |largest| largest as usize + 1),
-            prefix: ids(&template.prefix),
-            suffix: ids(&template.suffix),
+            largest_id,
+            prefix: Vec::new(),
+            suffix: Vec::new(),
             idle: Mutex::new(Vec::new()),
-            pipeline,
         };
+        let stages = match &shared.counting {
+            Some(counting) => &counting.stages,
+            None => {
+                shared.stages().map_err(|error| failed(format!("this tokenizer.json is not supported: {}", error.0)))?
+            }
+        };
+        if let Some(message) = unreadable {
+            return Err(failed(message));
+        }
+        let template = &stages.pipeline.get_post_processor().single;
+        let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
+        let (prefix, suffix) = (ids(&template.prefix), ids(&template.suffix));
+        (shared.prefix, shared.suffix) = (prefix, suffix);
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -116,14 +153,15 @@ impl Tokenizer {
     /// either case, as the library does by default.
     pub fn encode(&self, text: &str, special_tokens: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
         let shared = &*self.shared;
+        let stages = shared.stages()?;
         let idle = || shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
         ids.clear();
         if special_tokens {
             ids.extend_from_slice(&shared.prefix);
         }
         let waiting = idle().pop();
-        let mut encoder = waiting.unwrap_or_else(|| Encoder::new(shared));
-        let encoded = encoder.encode(shared, text, ids);
+        let mut encoder = waiting.unwrap_or_else(|| Encoder::new(stages));
+        let encoded = encoder.encode(stages, text, ids);
         idle().push(encoder);
         if special_tokens {
             ids.extend_from_slice(&shared.suffix);
@@ -140,7 +178,8 @@ impl Tokenizer {
     /// One more than the largest id, added tokens included.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.shared.vocab_size
+        let added = self.shared.stages().ok().and_then(|stages| stages.largest_added);
+        self.shared.largest_id.max(added).map_or(0, |largest| largest as usize + 1)
     }
 
     /// The ids that encoding with special tokens puts before a text.
@@ -161,7 +200,7 @@ impl fmt::Debug for Tokenizer {
         formatter
             .debug_struct("Tokenizer")
             .field("location", &self.shared.location)
-            .field("vocab_size", &self.shared.vocab_size)
+            .field("largest_id", &self.shared.largest_id)
             .field("prefix", &self.shared.prefix)
             .field("suffix", &self.shared.suffix)
             .finish_non_exhaustive()

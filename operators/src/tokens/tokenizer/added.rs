@@ -1,8 +1,9 @@
 //! Finding added tokens (`<|endoftext|>`, runs of spaces, …) in text.
 //!
 //! The library looks at every byte that could begin an added token, and spaces can in some vocabularies. Here the text is
-//! searched for what the added tokens with one first byte have in common, which is two or more bytes nearly always, and
-//! the library decides only where that occurs. It is given the whole text, so it decides as it would have.
+//! searched for what the added tokens with one first byte have in common, which is two or more bytes nearly always. Where
+//! that occurs the longest added token is found in a tree of their bytes, as the library would; where tokens take in what is
+//! around them the library decides, which is given the whole text, so that it decides as it would have.
 
 use std::collections::BTreeMap;
 
@@ -20,10 +21,20 @@ pub(super) struct AddedTokens {
 }
 
 enum Beginnings {
-    /// Each added token begins with one of these.
-    Known(Vec<Finder<'static>>),
+    /// Each added token begins with one of these. The tree is absent if tokens take in the spaces after them.
+    Known(Vec<Finder<'static>>, Option<Tree>),
     /// The library looks for them.
     Unknown,
+}
+
+/// Added tokens by their bytes. Node 0 is the root.
+struct Tree(Vec<Node>);
+
+#[derive(Default)]
+struct Node {
+    /// The id of the token that ends here.
+    id: Option<u32>,
+    children: Vec<(u8, usize)>,
 }
 
 /// A part of a text.
@@ -39,12 +50,12 @@ type Found = ((usize, usize), u32);
 
 impl AddedTokens {
     pub(super) fn new(added: &AddedVocabulary) -> Self {
-        let tokens: Vec<AddedToken> = added.get_added_tokens_decoder().into_values().collect();
+        let tokens: Vec<(u32, AddedToken)> = added.get_added_tokens_decoder().into_iter().collect();
         // Two tokens with one spelling show as one, and then it is not known which pass looks for it.
         if tokens.len() != added.len() {
             return Self { raw: Beginnings::Unknown, normalized: Beginnings::Unknown };
         }
-        let of = |normalized| Beginnings::of(tokens.iter().filter(|token| token.normalized == normalized));
+        let of = |normalized| Beginnings::of(tokens.iter().filter(|(_, token)| token.normalized == normalized));
         Self { raw: of(false), normalized: of(true) }
     }
 
@@ -75,23 +86,60 @@ impl AddedTokens {
 }
 
 impl Beginnings {
-    fn of<'a>(tokens: impl Iterator<Item = &'a AddedToken>) -> Self {
+    fn of<'a>(tokens: impl Iterator<Item = &'a (u32, AddedToken)>) -> Self {
         let mut common: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
-        for token in tokens {
+        let mut tree = Some(Tree(vec![Node::default()]));
+        for (id, token) in tokens {
             // Such tokens look at or take in the text before them, from where the search began.
             if token.lstrip || token.single_word {
                 return Self::Unknown;
+            }
+            if token.rstrip {
+                tree = None;
             }
             let bytes = token.content.as_bytes();
             let Some(&first) = bytes.first() else { return Self::Unknown };
             let beginning = common.entry(first).or_insert_with(|| bytes.to_vec());
             let same = beginning.iter().zip(bytes).take_while(|(left, right)| left == right).count();
             beginning.truncate(same);
+            if let Some(tree) = &mut tree {
+                tree.insert(bytes, *id);
+            }
         }
         if common.len() > MOST_BEGINNINGS {
             return Self::Unknown;
         }
-        Self::Known(common.values().map(|beginning| Finder::new(beginning).into_owned()).collect())
+        Self::Known(common.values().map(|beginning| Finder::new(beginning).into_owned()).collect(), tree)
+    }
+}
+
+impl Tree {
+    fn insert(&mut self, token: &[u8], id: u32) {
+        let mut node = 0;
+        for &byte in token {
+            node = self.child(node, byte).unwrap_or_else(|| {
+                let new = self.0.len();
+                self.0.push(Node::default());
+                self.0[node].children.push((byte, new));
+                new
+            });
+        }
+        self.0[node].id = Some(id);
+    }
+
+    fn child(&self, node: usize, byte: u8) -> Option<usize> {
+        self.0[node].children.iter().find(|(of, _)| *of == byte).map(|&(_, child)| child)
+    }
+
+    /// The longest token that `text` begins with: its length and its id.
+    fn longest(&self, text: &[u8]) -> Option<(usize, u32)> {
+        let (mut node, mut longest) = (0, None);
+        for (length, &byte) in (1..).zip(text) {
+            let Some(child) = self.child(node, byte) else { break };
+            node = child;
+            longest = self.0[node].id.map(|id| (length, id)).or(longest);
+        }
+        longest
     }
 }
 
@@ -102,21 +150,87 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The leftmost added token in `text` that begins at `start` or later.
+    /// The leftmost added token in `text` that begins at `start` or later, and the longest of those that begin there.
     fn next(&mut self, added: &AddedVocabulary, text: &[u8], start: usize, normalized: bool) -> Option<Found> {
-        let mut from = start;
-        if let Beginnings::Known(finders) = self.beginnings {
-            from = usize::MAX;
+        let Beginnings::Known(finders, tree) = self.beginnings else {
+            return added.extract_next(text, start, normalized, false);
+        };
+        let mut start = start;
+        loop {
+            let mut from = usize::MAX;
             for (finder, next) in finders.iter().zip(&mut self.next) {
                 if *next <= start {
                     *next = finder.find(&text[start..]).map_or(usize::MAX, |offset| start + offset);
                 }
                 from = from.min(*next);
             }
+            if from >= text.len() {
+                return None;
+            }
+            let Some(tree) = tree else { return added.extract_next(text, from, normalized, false) };
+            if let Some((length, id)) = tree.longest(&text[from..]) {
+                return Some(((from, from + length), id));
+            }
+            start = from + 1;
         }
-        if from >= text.len() {
-            return None;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::Tokenizer;
+    use super::*;
+
+    /// A tokenizer with added tokens in each of two passes: runs of spaces, some that begin others, some that share a
+    /// beginning, and, if `strip`, one that takes in the spaces after it.
+    fn tokenizer(strip: bool) -> Tokenizer {
+        let contents = ["  ", "   ", "     ", "<a>", "<ab>", "<a>b", "<", "|x|", "|xy", "\u{e9}"];
+        let tokens: Vec<_> = contents
+            .into_iter()
+            .enumerate()
+            .map(|(index, content)| {
+                json!({
+                    "id": 1 + index, "content": content, "single_word": false, "lstrip": false,
+                    "rstrip": strip && content == "|x|", "normalized": index % 3 != 0, "special": index % 2 == 0,
+                })
+            })
+            .collect();
+        let file = json!({
+            "version": "1.0", "added_tokens": tokens, "normalizer": null, "post_processor": null, "decoder": null,
+            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"},
+        });
+        Tokenizer::from_bytes("made up", file.to_string().as_bytes()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+        #[test]
+        fn added_tokens_are_found_where_the_library_finds_them(
+            text in "([ <>abxy|\u{e9}]|  |<a|\\|x){0,40}",
+            strip: bool,
+            normalized: bool,
+        ) {
+            let tokenizer = tokenizer(strip);
+            let stages = tokenizer.shared.stages().unwrap();
+            let vocabulary = stages.pipeline.get_added_vocabulary();
+            let (mut found, mut expected) = (Vec::new(), Vec::new());
+            stages.added.split::<()>(vocabulary, &text, normalized, |piece, position| {
+                if let Piece::Added(id) = piece {
+                    found.push((position, id));
+                }
+                Ok(())
+            }).unwrap();
+            let mut start = 0;
+            while let Some(((from, to), id)) = vocabulary.extract_next(text.as_bytes(), start, normalized, false) {
+                expected.push((from, id));
+                start = to;
+            }
+            prop_assert_eq!(found, expected);
         }
-        added.extract_next(text, from, normalized, false)
     }
 }

@@ -30,12 +30,12 @@ const FRONT_SETS: usize = 1 << 12;
 const SHORT_SETS: usize = 1 << 18;
 /// Sets of the table of long words: 8 MiB, half a million words.
 const LONG_SETS: usize = 1 << 17;
-/// Bytes of long words, 8 MiB.
-const LONG_BYTES: usize = 8 << 20;
+/// Bytes of long words, 16 MiB.
+const LONG_BYTES: usize = 16 << 20;
 /// Longest word that is packed into a key.
 const SHORT: usize = 15;
 /// Longest word that is kept. Longer ones hardly ever occur twice.
-const LONG: usize = 40;
+const LONG: usize = 255;
 /// Words of one batch.
 const BATCH: usize = 64;
 /// One in so many look-ups that the table in front could not answer moves its word there.

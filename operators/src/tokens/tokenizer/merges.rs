@@ -78,7 +78,7 @@ impl Merges {
             pairs: PairRanks::new(&ranks),
             products: (!own).then(|| products.into_boxed_slice()),
             adjacent,
-            whole: if whole { tokens.into_iter().collect() } else { HashSet::new() },
+            whole: if whole { tokens } else { HashSet::new() },
         })
     }
 
@@ -242,8 +242,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
+    use super::super::Tokenizer;
     use super::super::vocabulary::bytes_of_characters;
-    use super::super::{PipelineToken, Shared, Tokenizer};
     use super::*;
 
     /// A byte-level BPE tokenizer with these merges on top of the bytes.
@@ -271,12 +271,16 @@ mod tests {
     }
 
     /// The number of tokens that the library makes of a word.
-    fn by_library(shared: &Shared, word: &str) -> usize {
+    fn by_library(tokenizer: &Tokenizer, word: &str) -> usize {
         use tokenizers::pipeline::Model;
-        let model = shared.pipeline.get_model();
-        let mut tokens: Vec<PipelineToken> = Vec::new();
+        let model = tokenizer.shared.stages().unwrap().pipeline.get_model();
+        let mut tokens = Vec::new();
         model.tokenize_pipeline(word, &mut model.init_scratch(), &mut tokens).unwrap();
         tokens.len()
+    }
+
+    fn merges_of(tokenizer: &Tokenizer) -> &Merges {
+        &tokenizer.shared.counting.as_ref().unwrap().merges
     }
 
     /// Merges of letters into tokens of up to eight, in any order, so that tokens are made in several ways, out of their
@@ -309,12 +313,11 @@ mod tests {
             words in proptest::collection::vec("[abc]{1,20}|[abcd]{1,200}|[abc\u{e9}]{50,70}", 1..20),
         ) {
             let tokenizer = tokenizer(&merges, ignore_merges);
-            let shared = &*tokenizer.shared;
-            let counting = shared.merges.as_ref().unwrap();
+            let counting = merges_of(&tokenizer);
             for word in words {
                 let long = word.len() > LONGEST;
                 match counting.count(word.as_bytes()) {
-                    Some(count) => prop_assert_eq!(count, by_library(shared, &word), "{:?}", word),
+                    Some(count) => prop_assert_eq!(count, by_library(&tokenizer, &word), "{:?}", word),
                     None => prop_assert!(long, "{:?} is short enough", word),
                 }
             }
@@ -325,14 +328,14 @@ mod tests {
     fn a_long_word_is_cut_where_no_token_crosses() {
         let merges = [("a", "b"), ("ab", "c")].map(|(left, right)| (left.to_owned(), right.to_owned()));
         let tokenizer = tokenizer(&merges, false);
-        let counting = tokenizer.shared.merges.as_ref().unwrap();
+        let counting = merges_of(&tokenizer);
         assert_eq!(counting.count("abc".repeat(100).as_bytes()), Some(100));
         assert_eq!(counting.count("abcab".repeat(100).as_bytes()), Some(200));
         assert_eq!(counting.count("a".repeat(1000).as_bytes()), Some(1000));
         // Nothing is cut inside of what may be a token.
         let merges = [("a", "a")].map(|(left, right)| (left.to_owned(), right.to_owned()));
         let tokenizer = self::tokenizer(&merges, false);
-        let counting = tokenizer.shared.merges.as_ref().unwrap();
+        let counting = merges_of(&tokenizer);
         assert_eq!(counting.count("a".repeat(LONGEST).as_bytes()), Some(LONGEST / 2));
         assert_eq!(counting.count("a".repeat(LONGEST + 1).as_bytes()), None);
     }
@@ -343,9 +346,8 @@ mod tests {
         let merges = [("b", "c"), ("a", "b"), ("ab", "c")].map(|(left, right)| (left.to_owned(), right.to_owned()));
         for (ignore_merges, expected) in [(false, 2), (true, 1)] {
             let tokenizer = tokenizer(&merges, ignore_merges);
-            let shared = &*tokenizer.shared;
-            assert_eq!(shared.merges.as_ref().unwrap().count(b"abc"), Some(expected));
-            assert_eq!(by_library(shared, "abc"), expected);
+            assert_eq!(merges_of(&tokenizer).count(b"abc"), Some(expected));
+            assert_eq!(by_library(&tokenizer, "abc"), expected);
         }
     }
 }

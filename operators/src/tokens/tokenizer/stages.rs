@@ -4,14 +4,34 @@
 //! on normalised text, then the pre-tokenizer's words.
 
 use memchr::memmem::Finder;
-use tokenizers::pipeline::{PipelinePreTokenizer, PreTokenizer, PreTokenizerScratch, Span};
+use tokenizers::pipeline::{PipelinePreTokenizer, PipelineTokenizer, PreTokenizer, PreTokenizerScratch, Span};
 
-use super::added::Piece;
+use super::added::{AddedTokens, Piece};
 use super::normal::normalize;
 use super::vocabulary::SPACE;
-use super::{EncodeError, Shared, failed};
+use super::{EncodeError, failed};
 
-impl Shared {
+/// The library's pipeline, and what is known about its stages.
+pub(super) struct Stages {
+    pub(super) pipeline: PipelineTokenizer,
+    pub(super) added: AddedTokens,
+    /// The largest id of an added token.
+    pub(super) largest_added: Option<u32>,
+    /// See [`VocabularyFile::splits_at_spaces`](super::vocabulary::VocabularyFile::splits_at_spaces).
+    splits_at_spaces: bool,
+}
+
+impl Stages {
+    pub(super) fn new(pipeline: PipelineTokenizer, splits_at_spaces: bool) -> Self {
+        let added = pipeline.get_added_vocabulary();
+        Self {
+            added: AddedTokens::new(added),
+            largest_added: added.get_added_tokens_decoder().into_keys().max(),
+            splits_at_spaces,
+            pipeline,
+        }
+    }
+
     /// Calls `visit` with each added token and each piece of normalised text of `text`, in order.
     pub(super) fn pieces(
         &self,
@@ -40,13 +60,13 @@ impl Splitter {
     }
 
     /// The words of `text`, which is normalised and has no added tokens in it.
-    pub(super) fn split(&mut self, shared: &Shared, text: &str) -> Result<&[Span], EncodeError> {
+    pub(super) fn split(&mut self, stages: &Stages, text: &str) -> Result<&[Span], EncodeError> {
         // Spans hold 32-bit offsets.
         let length = u32::try_from(text.len())
             .map_err(|_| EncodeError(format!("{} bytes after normalisation, at most {}", text.len(), u32::MAX)))?;
         self.words.clear();
-        let pre_tokenizer = shared.pipeline.get_pre_tokenizer();
-        if !shared.splits_at_spaces || !matches!(pre_tokenizer, PipelinePreTokenizer::None) {
+        let pre_tokenizer = stages.pipeline.get_pre_tokenizer();
+        if !stages.splits_at_spaces || !matches!(pre_tokenizer, PipelinePreTokenizer::None) {
             pre_tokenizer.pre_tokenize(text, &mut self.scratch, &mut self.words).map_err(failed)?;
             return Ok(&self.words);
         }

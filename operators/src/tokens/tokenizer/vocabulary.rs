@@ -1,55 +1,62 @@
 //! What a `tokenizer.json` says about its vocabulary that the library does not tell.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 /// The character that SentencePiece writes for a space.
 pub(super) const SPACE: &str = "\u{2581}";
 
-/// The parts of a `tokenizer.json` that are read here.
-#[derive(Deserialize)]
+/// A `tokenizer.json` in the form that the library writes.
+#[derive(Deserialize, Serialize)]
 pub(super) struct VocabularyFile {
     model: Model,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct Model {
     #[serde(rename = "type")]
     kind: String,
     vocab: Vocabulary,
+    #[serde(default)]
     continuing_subword_prefix: Option<String>,
+    #[serde(default)]
     end_of_word_suffix: Option<String>,
     #[serde(default)]
     byte_level: bool,
     #[serde(default)]
     ignore_merges: bool,
     #[serde(default)]
+    dropout: Option<f64>,
+    #[serde(default)]
     merges: Vec<Merge>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize)]
 #[serde(untagged)]
 enum Vocabulary {
     /// Token to id.
     Ids(HashMap<String, u32>),
-    /// Pieces with their scores, in the order of their ids.
-    Pieces(Vec<IgnoredAny>),
+    /// The number of pieces that are listed with their scores, in the order of their ids.
+    Pieces(usize),
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Pair(String, String),
-    Line(String),
-}
+/// Two tokens, as a pair or as a line with a space between them.
+#[derive(Serialize)]
+struct Merge(String, String);
 
 /// A byte-level BPE model.
 pub(super) struct BytePairs {
     /// Tokens as bytes.
-    pub(super) tokens: Vec<Box<[u8]>>,
-    /// In the order of their ranks.
+    pub(super) tokens: HashSet<Box<[u8]>>,
+    /// In the order of their ranks. Both tokens and what they make together are among the tokens.
     pub(super) merges: Vec<(Box<[u8]>, Box<[u8]>)>,
     /// Whether a word that is a token is that token whatever the merges say.
     pub(super) whole: bool,
@@ -60,7 +67,7 @@ impl VocabularyFile {
     pub(super) fn largest_id(&self) -> Option<u32> {
         match &self.model.vocab {
             Vocabulary::Ids(ids) => ids.values().copied().max(),
-            Vocabulary::Pieces(pieces) => pieces.len().checked_sub(1).and_then(|largest| u32::try_from(largest).ok()),
+            Vocabulary::Pieces(pieces) => pieces.checked_sub(1).and_then(|largest| u32::try_from(largest).ok()),
         }
     }
 
@@ -75,25 +82,50 @@ impl VocabularyFile {
         self.model.kind == "BPE" && !self.model.marks_pieces() && ids.contains_key(SPACE) && !ids.keys().any(crosses)
     }
 
-    /// The model, if it is byte-level BPE without marks on the pieces of a word.
+    /// The model, if it is byte-level BPE without marks on the pieces of a word, and the library has nothing to object
+    /// to: every byte of UTF-8 is a token, and so is what each merge takes and makes.
     pub(super) fn byte_pairs(&self) -> Option<BytePairs> {
-        let Vocabulary::Ids(ids) = &self.model.vocab else { return None };
-        if self.model.kind != "BPE" || !self.model.byte_level || self.model.marks_pieces() {
+        let model = &self.model;
+        let Vocabulary::Ids(ids) = &model.vocab else { return None };
+        let random = model.dropout.is_some_and(|dropout| dropout != 0.0);
+        if model.kind != "BPE" || !model.byte_level || model.marks_pieces() || random {
             return None;
         }
         let bytes = bytes_of_characters();
-        let decode =
-            |token: &str| token.chars().map(|character| bytes.get(&character).copied()).collect::<Option<Box<[u8]>>>();
+        let decode = |token: &str| -> Option<Box<[u8]>> {
+            token.chars().map(|character| bytes.get(&character).copied()).collect()
+        };
         // Tokens that are not in the alphabet of bytes are no words of any text.
-        let tokens = ids.keys().filter_map(|token| decode(token)).collect();
-        let merges = self.model.merges.iter().map(|merge| {
-            let (left, right) = match merge {
-                Merge::Pair(left, right) => (left.as_str(), right.as_str()),
-                Merge::Line(line) => line.split_once(' ')?,
-            };
-            Some((decode(left)?, decode(right)?))
+        let tokens: HashSet<Box<[u8]>> = ids.keys().filter_map(|token| decode(token)).collect();
+        let merges = model.merges.iter().map(|Merge(left, right)| {
+            let (left, right) = (decode(left)?, decode(right)?);
+            let known = |token: &[u8]| tokens.contains(token);
+            (known(&left) && known(&right) && known(&[&*left, &right].concat())).then_some((left, right))
         });
-        Some(BytePairs { tokens, merges: merges.collect::<Option<_>>()?, whole: self.model.ignore_merges })
+        let merges = merges.collect::<Option<_>>()?;
+        let in_text = |byte: &u8| !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
+        let spelled = (0..=u8::MAX).filter(in_text).all(|byte| tokens.contains([byte].as_slice()));
+        let different = ids.values().collect::<HashSet<_>>().len() == ids.len();
+        (spelled && different).then_some(BytePairs { tokens, merges, whole: model.ignore_merges })
+    }
+
+    /// The file of a byte-level BPE model with no more in its vocabulary than the bytes, for what comes before the model:
+    /// the library takes long to make a whole vocabulary ready. Ids, those of added tokens too, are not those of the file.
+    pub(super) fn without_merges(mut self) -> serde_json::Result<String> {
+        if let Vocabulary::Ids(ids) = &mut self.model.vocab {
+            let bytes = bytes_of_characters();
+            ids.retain(|token, _| {
+                let mut characters = token.chars();
+                let first = characters.next().is_some_and(|character| bytes.contains_key(&character));
+                first && characters.next().is_none()
+            });
+            // The library makes room for every id below the largest.
+            for (dense, id) in (0..).zip(ids.values_mut()) {
+                *id = dense;
+            }
+        }
+        self.model.merges.clear();
+        serde_json::to_string(&self)
     }
 }
 
@@ -101,6 +133,70 @@ impl Model {
     fn marks_pieces(&self) -> bool {
         let marks = [&self.continuing_subword_prefix, &self.end_of_word_suffix];
         marks.into_iter().flatten().any(|mark| !mark.is_empty())
+    }
+}
+
+impl<'de> Deserialize<'de> for Vocabulary {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Vocabulary;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object from token to id or a list of pieces")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Vocabulary, A::Error> {
+                let mut ids = HashMap::with_capacity(entries.size_hint().unwrap_or(1 << 15));
+                while let Some((token, id)) = entries.next_entry()? {
+                    ids.insert(token, id);
+                }
+                Ok(Vocabulary::Ids(ids))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pieces: A) -> Result<Vocabulary, A::Error> {
+                let mut count = 0;
+                while pieces.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Vocabulary::Pieces(count))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Merge;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("two tokens, as a pair or with a space between them")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<Merge, E> {
+                let (left, right) =
+                    line.split_once(' ').ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(line), &self))?;
+                Ok(Merge(left.to_owned(), right.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut tokens: A) -> Result<Merge, A::Error> {
+                let length = |found, this: &Self| serde::de::Error::invalid_length(found, this);
+                let left = tokens.next_element()?.ok_or_else(|| length(0, &self))?;
+                let right = tokens.next_element()?.ok_or_else(|| length(1, &self))?;
+                match tokens.next_element::<IgnoredAny>()? {
+                    Some(_) => Err(length(3, &self)),
+                    None => Ok(Merge(left, right)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Either)
     }
 }
 
