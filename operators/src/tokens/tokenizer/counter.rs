@@ -44,10 +44,10 @@ impl TokenCounter {
                 return Ok(());
             };
             count += cache.count(text, splitter.split(stages, text)?, |word| {
-                if let Some(count) = merges.and_then(|merges| merges.count(word.as_bytes())) {
-                    return Ok(count);
+                if let Some(merges) = merges {
+                    return Ok(merges.count(word.as_bytes()));
                 }
-                let library = shared.stages()?.pipeline.get_model();
+                let library = stages.pipeline.get_model();
                 let scratch = model.get_or_insert_with(|| library.init_scratch());
                 tokens.clear();
                 library.tokenize_pipeline(word, scratch, tokens).map_err(failed)?;
