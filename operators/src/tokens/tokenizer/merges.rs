@@ -9,7 +9,7 @@
 //! other. What is longer even then is merged with a queue of pairs.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashSet};
 
 use super::vocabulary::BytePairs;
 
@@ -25,7 +25,7 @@ const POSITION: u32 = LONGEST.trailing_zeros();
 const SYMBOL_BITS: u32 = 20;
 /// Bits of a rank.
 const RANK_BITS: u32 = 64 - 2 * SYMBOL_BITS;
-/// In place of a symbol that was merged into the one before it.
+/// No symbol, or one that was merged into the one before it.
 const GONE: u32 = u32::MAX;
 /// The first 256 symbols are the bytes; then there is one for each rank.
 const BYTES: u32 = 256;
@@ -47,42 +47,42 @@ pub(super) struct Merges {
 impl Merges {
     /// The merges of a model, unless they are more than can be packed.
     pub(super) fn new(model: BytePairs) -> Option<Self> {
-        let BytePairs { tokens, merges, whole } = model;
+        let BytePairs { bytes, merges, whole, largest_id } = model;
         if merges.len() >= (1 << SYMBOL_BITS) - BYTES as usize {
             return None;
         }
-        let mut adjacent = Box::new([0; 1024]);
-        let mut symbols: HashMap<Box<[u8]>, u32> =
-            (0..=u8::MAX).map(|byte| (Box::from([byte]), u32::from(byte))).collect();
-        let mut products = Vec::with_capacity(merges.len());
-        for (own, (left, right)) in (BYTES..).zip(&merges) {
-            let token = [&**left, right].concat();
-            for pair in token.windows(2) {
-                let pair = usize::from(pair[0]) << 8 | usize::from(pair[1]);
-                adjacent[pair / 64] |= 1 << (pair % 64);
+        // By id. What is no byte and no merge makes is never there to be merged.
+        let mut symbols = vec![GONE; largest_id as usize + 1];
+        for (byte, id) in (0..BYTES).zip(bytes) {
+            if let Some(id) = id {
+                symbols[id as usize] = byte;
             }
-            products.push(*symbols.entry(token.into_boxed_slice()).or_insert(own));
         }
+        let mut adjacent = Box::new([0; 1024]);
+        let mut products = Vec::with_capacity(merges.len());
+        for (own, merge) in (BYTES..).zip(&merges) {
+            let seam = usize::from(merge.seam.0) << 8 | usize::from(merge.seam.1);
+            adjacent[seam / 64] |= 1 << (seam % 64);
+            let symbol = &mut symbols[merge.product as usize];
+            if *symbol == GONE {
+                *symbol = own;
+            }
+            products.push(*symbol);
+        }
+        let mut pairs = PairRanks::new(merges.len());
         let mut first = vec![NONE; 1 << 16].into_boxed_slice();
-        let mut ranks = HashMap::with_capacity(merges.len());
-        for (rank, (left, right)) in merges.iter().enumerate() {
-            // What no merge makes is never there to be merged.
-            let (Some(&left), Some(&right)) = (symbols.get(left), symbols.get(right)) else { continue };
-            let rank = rank as i32;
-            // Of a pair that is listed twice the last rank counts, as in the library.
-            ranks.insert((left, right), rank);
+        for (rank, merge) in (0..).zip(&merges) {
+            let (left, right) = (symbols[merge.left as usize], symbols[merge.right as usize]);
+            if left == GONE || right == GONE {
+                continue;
+            }
+            pairs.insert(left, right, rank);
             if left < BYTES && right < BYTES {
                 first[(left << 8 | right) as usize] = rank;
             }
         }
         let own = products.iter().zip(BYTES..).all(|(&product, own)| product == own);
-        Some(Self {
-            first,
-            pairs: PairRanks::new(&ranks),
-            products: (!own).then(|| products.into_boxed_slice()),
-            adjacent,
-            whole: if whole { tokens } else { HashSet::new() },
-        })
+        Some(Self { first, pairs, products: (!own).then(|| products.into_boxed_slice()), adjacent, whole })
     }
 
     /// The number of tokens of a word.
@@ -223,28 +223,30 @@ struct PairRanks {
 }
 
 impl PairRanks {
-    fn new(ranks: &HashMap<(u32, u32), i32>) -> Self {
-        let size = (ranks.len() + ranks.len() / 4 + 1).next_power_of_two();
-        let bits = (8 * ranks.len()).next_power_of_two().max(64);
-        let mut table = Self {
+    fn new(pairs: usize) -> Self {
+        let size = (pairs + pairs / 4 + 1).next_power_of_two();
+        let bits = (8 * pairs).next_power_of_two().max(64);
+        Self {
             filter: vec![0; bits / 64].into_boxed_slice(),
             filter_shift: u64::BITS - bits.trailing_zeros(),
             slots: vec![0; size].into_boxed_slice(),
-            shift: u64::BITS - size.trailing_zeros(),
-        };
-        for (&(left, right), &rank) in ranks {
-            let pair = pair(left, right);
-            let hash = hash(pair);
-            let bit = (hash >> table.filter_shift) as usize;
-            table.filter[bit / 64] |= 1 << (bit % 64);
-            let mut slot = (hash >> table.shift) as usize;
-            while table.slots[slot] != 0 {
-                slot = (slot + 1) % size;
-            }
-            // One is added so that no entry is zero.
-            table.slots[slot] = pair << RANK_BITS | (rank as u64 + 1);
+            // A table of one slot has no bits to choose it by.
+            shift: u64::BITS - size.trailing_zeros().max(1),
         }
-        table
+    }
+
+    /// Of a pair that is listed twice the last rank counts, as in the library.
+    fn insert(&mut self, left: u32, right: u32, rank: i32) {
+        let pair = pair(left, right);
+        let hash = hash(pair);
+        let bit = (hash >> self.filter_shift) as usize;
+        self.filter[bit / 64] |= 1 << (bit % 64);
+        let mut slot = (hash >> self.shift) as usize & (self.slots.len() - 1);
+        while self.slots[slot] != 0 && self.slots[slot] >> RANK_BITS != pair {
+            slot = (slot + 1) & (self.slots.len() - 1);
+        }
+        // One is added so that no entry is zero.
+        self.slots[slot] = pair << RANK_BITS | (rank as u64 + 1);
     }
 
     #[inline(always)]
@@ -286,12 +288,12 @@ mod tests {
     use serde_json::{Map, Value, json};
 
     use super::super::Tokenizer;
-    use super::super::vocabulary::bytes_of_characters;
+    use super::super::vocabulary::characters_of_bytes;
     use super::*;
 
     /// A byte-level BPE tokenizer with these merges on top of the bytes.
     fn tokenizer(merges: &[(String, String)], ignore_merges: bool) -> Tokenizer {
-        let mut characters: Vec<(char, u8)> = bytes_of_characters().into_iter().collect();
+        let mut characters: Vec<(char, u8)> = characters_of_bytes().collect();
         characters.sort_by_key(|&(_, byte)| byte);
         let products = merges.iter().map(|(left, right)| format!("{left}{right}"));
         let mut vocabulary = Map::new();

@@ -7,6 +7,9 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+/// Ids are below this in any vocabulary that is read here.
+const MOST_IDS: usize = 1 << 24;
+
 /// The character that SentencePiece writes for a space.
 pub(super) const SPACE: &str = "\u{2581}";
 
@@ -54,12 +57,22 @@ struct Merge(String, String);
 
 /// A byte-level BPE model.
 pub(super) struct BytePairs {
-    /// Tokens as bytes.
-    pub(super) tokens: HashSet<Box<[u8]>>,
-    /// In the order of their ranks. Both tokens and what they make together are among the tokens.
-    pub(super) merges: Vec<(Box<[u8]>, Box<[u8]>)>,
-    /// Whether a word that is a token is that token whatever the merges say.
-    pub(super) whole: bool,
+    /// The id of each byte. Those that UTF-8 does not have need none.
+    pub(super) bytes: [Option<u32>; 256],
+    /// In the order of their ranks.
+    pub(super) merges: Vec<BytePair>,
+    /// The tokens, as bytes, if a word that is a token is that token whatever the merges say.
+    pub(super) whole: HashSet<Box<[u8]>>,
+    /// The largest id.
+    pub(super) largest_id: u32,
+}
+
+/// A merge: the ids of two tokens and of the one they make, and the bytes where they meet.
+pub(super) struct BytePair {
+    pub(super) left: u32,
+    pub(super) right: u32,
+    pub(super) product: u32,
+    pub(super) seam: (u8, u8),
 }
 
 impl VocabularyFile {
@@ -83,7 +96,7 @@ impl VocabularyFile {
     }
 
     /// The model, if it is byte-level BPE without marks on the pieces of a word, and the library has nothing to object
-    /// to: every byte of UTF-8 is a token, and so is what each merge takes and makes.
+    /// to: each token has an id of its own, and every byte of UTF-8 is a token and so is what each merge takes and makes.
     pub(super) fn byte_pairs(&self) -> Option<BytePairs> {
         let model = &self.model;
         let Vocabulary::Ids(ids) = &model.vocab else { return None };
@@ -91,34 +104,48 @@ impl VocabularyFile {
         if model.kind != "BPE" || !model.byte_level || model.marks_pieces() || random {
             return None;
         }
-        let bytes = bytes_of_characters();
-        let decode = |token: &str| -> Option<Box<[u8]>> {
-            token.chars().map(|character| bytes.get(&character).copied()).collect()
-        };
-        // Tokens that are not in the alphabet of bytes are no words of any text.
-        let tokens: HashSet<Box<[u8]>> = ids.keys().filter_map(|token| decode(token)).collect();
+        let largest_id = ids.values().copied().max()?;
+        let mut taken = vec![false; usize::try_from(largest_id).ok().filter(|&largest| largest < MOST_IDS)? + 1];
+        if ids.values().any(|&id| std::mem::replace(&mut taken[id as usize], true)) {
+            return None;
+        }
+        let mut bytes = [None; 256];
+        let mut buffer = [0; 4];
+        for (character, byte) in characters_of_bytes() {
+            bytes[usize::from(byte)] = ids.get(&*character.encode_utf8(&mut buffer)).copied();
+        }
+        let in_text = |byte: &usize| !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
+        if (0..bytes.len()).filter(in_text).any(|byte| bytes[byte].is_none()) {
+            return None;
+        }
+        let table = bytes_of_characters();
+        let byte_of = |character: char| table.get(character as usize).copied().flatten();
+        let mut token = String::new();
         let merges = model.merges.iter().map(|Merge(left, right)| {
-            let (left, right) = (decode(left)?, decode(right)?);
-            let known = |token: &[u8]| tokens.contains(token);
-            (known(&left) && known(&right) && known(&[&*left, &right].concat())).then_some((left, right))
+            token.clear();
+            token.push_str(left);
+            token.push_str(right);
+            let seam = (byte_of(left.chars().next_back()?)?, byte_of(right.chars().next()?)?);
+            let id = |token: &str| ids.get(token).copied();
+            Some(BytePair { left: id(left)?, right: id(right)?, product: id(&token)?, seam })
         });
         let merges = merges.collect::<Option<_>>()?;
-        let in_text = |byte: &u8| !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
-        let spelled = (0..=u8::MAX).filter(in_text).all(|byte| tokens.contains([byte].as_slice()));
-        let different = ids.values().collect::<HashSet<_>>().len() == ids.len();
-        (spelled && different).then_some(BytePairs { tokens, merges, whole: model.ignore_merges })
+        let mut whole = HashSet::new();
+        if model.ignore_merges {
+            // Tokens that are not in the alphabet of bytes are no words of any text.
+            whole.extend(ids.keys().filter_map(|token| token.chars().map(byte_of).collect::<Option<Box<[u8]>>>()));
+        }
+        Some(BytePairs { bytes, merges, whole, largest_id })
     }
 
     /// The file of a byte-level BPE model with no more in its vocabulary than the bytes, for what comes before the model:
     /// the library takes long to make a whole vocabulary ready. Ids, those of added tokens too, are not those of the file.
     pub(super) fn without_merges(mut self) -> serde_json::Result<String> {
         if let Vocabulary::Ids(ids) = &mut self.model.vocab {
-            let bytes = bytes_of_characters();
-            ids.retain(|token, _| {
-                let mut characters = token.chars();
-                let first = characters.next().is_some_and(|character| bytes.contains_key(&character));
-                first && characters.next().is_none()
-            });
+            let mut buffer = [0; 4];
+            let kept = characters_of_bytes()
+                .filter_map(|(character, _)| ids.remove_entry(&*character.encode_utf8(&mut buffer)));
+            *ids = kept.collect();
             // The library makes room for every id below the largest.
             for (dense, id) in (0..).zip(ids.values_mut()) {
                 *id = dense;
@@ -200,14 +227,21 @@ impl<'de> Deserialize<'de> for Merge {
     }
 }
 
-/// The bytes that the characters of a byte-level vocabulary stand for: printable ones of Latin-1 for themselves, and
+/// The characters that stand for bytes in a byte-level vocabulary: for printable ones of Latin-1 the character itself, and
 /// those from U+0100 on for the others, in order (`bytes_to_unicode` of GPT-2).
-pub(super) fn bytes_of_characters() -> HashMap<char, u8> {
+pub(super) fn characters_of_bytes() -> impl Iterator<Item = (char, u8)> {
     let mut others = '\u{100}'..;
-    (0..=u8::MAX)
-        .map(|byte| {
-            let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..);
-            (if printable { char::from(byte) } else { others.next().unwrap_or_default() }, byte)
-        })
-        .collect()
+    (0..=u8::MAX).map(move |byte| {
+        let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..);
+        (if printable { char::from(byte) } else { others.next().unwrap_or_default() }, byte)
+    })
+}
+
+/// The bytes that characters stand for, by code point.
+fn bytes_of_characters() -> [Option<u8>; 0x200] {
+    let mut bytes = [None; 0x200];
+    for (character, byte) in characters_of_bytes() {
+        bytes[character as usize] = Some(byte);
+    }
+    bytes
 }
