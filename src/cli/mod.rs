@@ -94,17 +94,25 @@ fn unreadable(path: &Path, error: &std::io::Error) -> PipelineError {
     DefinitionError::new(&path.display().to_string(), "", None, format!("{error}{hint}")).into()
 }
 
-/// Prints a value as JSON on standard output.
+/// Prints a value as JSON on standard output, as it is made: a plan can have a hundred thousand files.
 fn print_json<T: serde::Serialize>(value: &T) -> Result<(), PipelineError> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| PipelineError::Engine(error.to_string()))?;
-    print_line(&text)
+    use std::io::Write;
+
+    let mut output = std::io::BufWriter::new(std::io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut output, value).map_err(std::io::Error::from);
+    printed(written.and_then(|()| writeln!(output)).and_then(|()| output.flush()))
 }
 
-/// Prints a line; a reader that went away is no failure of the command.
+/// Prints a line.
 fn print_line(text: &str) -> Result<(), PipelineError> {
     use std::io::Write;
 
-    match writeln!(std::io::stdout(), "{text}") {
+    printed(writeln!(std::io::stdout(), "{text}"))
+}
+
+/// A reader that went away is no failure of the command.
+fn printed(written: std::io::Result<()>) -> Result<(), PipelineError> {
+    match written {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(DatasetError::Store { location: "standard output".to_owned(), message: error.to_string() }.into())
         }

@@ -1,9 +1,10 @@
 //! `gristmill plan` and `gristmill validate`.
 
 use arrow_schema::Schema;
-use gristmill::datasets::{Split, SplitUnit};
+use gristmill::datasets::{SourceFile, Split, SplitUnit};
 use gristmill::pipelines::run::{self, Estimate, Mill, Spread};
 use gristmill::pipelines::{Chain, Environment, PipelineError, without_credentials};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::arguments::{PipelineOnly, PlanArguments};
@@ -12,6 +13,20 @@ use super::{DONE, load, print_json, print_line};
 
 /// Splits that are shown; the rest is summed up.
 const SHOWN_SPLITS: usize = 10;
+
+/// A plan for programs.
+#[derive(Serialize)]
+struct PlanJson<'a> {
+    name: &'a str,
+    folder: &'a str,
+    fingerprint: &'a str,
+    files: &'a [SourceFile],
+    splits: &'a [Split],
+    steps: Value,
+    source_schema: Vec<Value>,
+    output_schema: Vec<Value>,
+    estimate: Option<&'a Estimate>,
+}
 
 pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) -> Result<u8, PipelineError> {
     let file = load(&arguments.pipeline)?;
@@ -24,18 +39,17 @@ pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) ->
         samples => Some(run::estimate(&mill, plan, samples).await?),
     };
     if arguments.json {
-        let value = json!({
-            "name": plan.name,
-            "folder": folder,
-            "fingerprint": plan.fingerprint.value,
-            "files": plan.files,
-            "splits": plan.splits,
-            "steps": without_credentials(json!(prepared.spec.steps)),
-            "source_schema": columns(prepared.chain.input_schema()),
-            "output_schema": columns(&prepared.output_schema),
-            "estimate": estimate,
-        });
-        print_json(&value)?;
+        print_json(&PlanJson {
+            name: &plan.name,
+            folder: &folder,
+            fingerprint: &plan.fingerprint.value,
+            files: &plan.files,
+            splits: &plan.splits,
+            steps: without_credentials(json!(prepared.spec.steps)),
+            source_schema: columns(prepared.chain.input_schema()),
+            output_schema: columns(&prepared.output_schema),
+            estimate: estimate.as_ref(),
+        })?;
         return Ok(DONE);
     }
     let rows: Vec<Vec<String>> = plan

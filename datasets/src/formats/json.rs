@@ -13,6 +13,9 @@ use arrow_schema::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use super::records::Record;
 use super::text::RowDecoder;
 
+/// A decoder keeps the memory that its largest block took, and is kept itself unless that is more than this.
+const KEPT_BYTES: usize = 32 << 20;
+
 /// Brackets inside of brackets at most, as most JSON parsers have it.
 const MAX_DEPTH: usize = 128;
 
@@ -69,7 +72,7 @@ impl RowDecoder for JsonRows {
             // Memory of a very large row is not kept.
             self.single = (bytes.len() <= 1 << 20).then_some(decoder);
         } else {
-            self.decoder = Some(decoder);
+            self.decoder = (bytes.len() <= KEPT_BYTES).then_some(decoder);
         }
         Ok(batch)
     }

@@ -186,6 +186,8 @@ impl TextReader {
                 continue;
             }
             self.decode()?;
+            // The batch has copies of the rows, and a large row is not to be held twice while the batch is worked on.
+            self.block.clear();
         }
     }
 

@@ -57,7 +57,7 @@ impl Chunker {
     }
 
     /// The chunks that `batch` completes.
-    pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<Vec<Chunk>, ArrowError> {
+    pub(super) fn push(&mut self, batch: RecordBatch) -> Result<Vec<Chunk>, ArrowError> {
         let batch = plain_layout(batch, &self.written)?;
         let mut chunks = Vec::new();
         let mut start = 0;

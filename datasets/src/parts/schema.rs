@@ -25,13 +25,13 @@ pub(super) fn written_schema(schema: &Schema) -> SchemaRef {
 
 /// Brings columns to their written layout, except views at the top level: encoders take those as they are, which saves
 /// a copy of every text.
-pub(super) fn plain_layout(batch: &RecordBatch, written: &Schema) -> Result<RecordBatch, ArrowError> {
+pub(super) fn plain_layout(batch: RecordBatch, written: &Schema) -> Result<RecordBatch, ArrowError> {
     let change = |column: &ArrayRef, field: &FieldRef| {
         column.data_type() != field.data_type()
             && !matches!(column.data_type(), DataType::Utf8View | DataType::BinaryView)
     };
     if !batch.columns().iter().zip(written.fields()).any(|(column, field)| change(column, field)) {
-        return Ok(batch.clone());
+        return Ok(batch);
     }
     let mut fields = Vec::with_capacity(batch.num_columns());
     let mut columns = Vec::with_capacity(batch.num_columns());

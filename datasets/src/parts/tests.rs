@@ -646,7 +646,7 @@ fn nested_layouts_are_written_plainly() {
     let list: ArrayRef = Arc::new(arrow_array::ListArray::new(field, offsets, inner, None));
     let batch = RecordBatch::try_from_iter([("terms", list)]).unwrap();
     let written = schema::written_schema(batch.schema_ref());
-    let plain = schema::plain_layout(&batch, &written).unwrap();
+    let plain = schema::plain_layout(batch.clone(), &written).unwrap();
     let DataType::List(item) = plain.column(0).data_type() else { panic!("{}", plain.column(0).data_type()) };
     assert_eq!(item.data_type(), &DataType::Utf8);
     let values: Vec<&str> = plain.column(0).as_list::<i32>().values().as_string::<i32>().iter().flatten().collect();

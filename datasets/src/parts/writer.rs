@@ -111,6 +111,15 @@ impl PartWriter {
     /// [`DatasetError::Store`] naming the file where rows cannot be encoded or sent. The part is then given up: nothing
     /// appears under its name, and further calls fail.
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.write_owned(batch.clone()).await
+    }
+
+    /// The same as [`PartWriter::write`] for a batch that nobody else needs: its memory is free as soon as its rows are
+    /// copied or encoded, which matters where one row is very large.
+    ///
+    /// # Errors
+    /// As for [`PartWriter::write`].
+    pub async fn write_owned(&mut self, batch: RecordBatch) -> Result<()> {
         let result = self.append(batch).await;
         if result.is_err() {
             self.give_up().await;
@@ -154,11 +163,11 @@ impl PartWriter {
         self.upload.as_ref().map_or(0, Upload::bytes)
     }
 
-    async fn append(&mut self, batch: &RecordBatch) -> Result<()> {
+    async fn append(&mut self, batch: RecordBatch) -> Result<()> {
         if self.upload.is_none() {
             return Err(self.given_up());
         }
-        self.check_schema(batch)?;
+        self.check_schema(&batch)?;
         self.rows += batch.num_rows() as u64;
         for chunk in self.chunker.push(batch).map_err(|error| self.error(error))? {
             self.encode(&chunk).await?;

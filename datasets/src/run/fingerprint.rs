@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use arrow_schema::Schema;
+use serde::Serialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
-use crate::SourceFile;
+use crate::{Compression, Format, SourceFile};
 
 /// Version of what parts and records look like; a program with another number does not resume a run.
 pub const RUN_FORMAT: u64 = 1;
@@ -32,9 +34,24 @@ const SHOWN_CHARACTERS: usize = 80;
 pub struct Fingerprint {
     /// BLAKE3 hash of the parts in canonical form, in hexadecimal.
     pub value: String,
-    /// Everything the results depend on, with sorted keys.
-    pub parts: Value,
+    /// Everything the results depend on as JSON with sorted keys. It is kept as text because it lists every input: a tree of
+    /// a hundred thousand files would take a quarter of a gigabyte.
+    parts: String,
 }
+
+/// A file as the fingerprint has it, with sorted keys.
+#[derive(Serialize)]
+struct Input<'a> {
+    compression: Compression,
+    etag: &'a Option<String>,
+    format: Format,
+    modified_ms: Option<i64>,
+    size: u64,
+    url: &'a str,
+    version: &'a Option<String>,
+}
+
+const INPUTS: &str = "inputs";
 
 /// One difference between two fingerprints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +70,7 @@ impl Fingerprint {
     /// The fingerprint of any parts. Order of keys does not matter.
     #[must_use]
     pub fn of(parts: Value) -> Self {
-        let parts = canonical(parts);
-        Self { value: blake3::hash(parts.to_string().as_bytes()).to_hex().to_string(), parts }
+        Self::of_text(canonical(parts).to_string())
     }
 
     /// The fingerprint of a run: `specs` (the definition with defaults filled in, such as `source`, `steps` and `sink`),
@@ -72,10 +88,83 @@ impl Fingerprint {
         });
         let mut parts = specs;
         parts.insert("format".into(), json!(RUN_FORMAT));
-        parts.insert("inputs".into(), json!(inputs));
+        // Holds the place of the inputs among the sorted keys.
+        parts.insert(INPUTS.into(), Value::Null);
         parts.insert("resources".into(), json!(resources));
         parts.insert("schema".into(), fields.collect());
-        Self::of(Value::Object(parts))
+        let parts: BTreeMap<String, Value> = parts.into_iter().collect();
+        let mut text = String::new();
+        for (key, value) in parts {
+            text.push(if text.is_empty() { '{' } else { ',' });
+            append(&mut text, &key);
+            text.push(':');
+            if key == INPUTS {
+                append_inputs(&mut text, inputs);
+            } else {
+                append(&mut text, &canonical(value));
+            }
+        }
+        text.push('}');
+        Self::of_text(text)
+    }
+
+    /// A fingerprint as it was written down: its value and its parts as JSON.
+    ///
+    /// # Errors
+    /// Where the parts are not JSON.
+    pub(super) fn recorded(value: String, parts: String) -> serde_json::Result<Self> {
+        serde_json::from_str::<IgnoredAny>(&parts)?;
+        Ok(Self { value, parts })
+    }
+
+    fn of_text(parts: String) -> Self {
+        Self { value: blake3::hash(parts.as_bytes()).to_hex().to_string(), parts }
+    }
+
+    /// Everything the results depend on, with sorted keys; null when it was forgotten.
+    #[must_use]
+    pub fn parts(&self) -> Value {
+        serde_json::from_str(&self.parts).unwrap_or(Value::Null)
+    }
+
+    /// The parts as JSON.
+    pub(super) fn parts_json(&self) -> &str {
+        &self.parts
+    }
+
+    /// Forgets what the value was made of, which is as large as the list of inputs. Differences can no longer be explained.
+    pub fn forget_parts(&mut self) {
+        self.parts = String::new();
+    }
+}
+
+fn append_inputs(text: &mut String, inputs: &[SourceFile]) {
+    text.push('[');
+    for (number, file) in inputs.iter().enumerate() {
+        if number > 0 {
+            text.push(',');
+        }
+        let SourceFile { url, size, etag, version, modified_ms, format, compression } = file;
+        append(
+            text,
+            &Input {
+                compression: *compression,
+                etag,
+                format: *format,
+                modified_ms: *modified_ms,
+                size: *size,
+                url,
+                version,
+            },
+        );
+    }
+    text.push(']');
+}
+
+fn append(text: &mut String, value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(json) => text.push_str(&json),
+        Err(error) => unreachable!("only maps with other keys than strings have no JSON: {error}"),
     }
 }
 
@@ -86,7 +175,7 @@ impl Fingerprint {
 #[must_use]
 pub fn explain_difference(old: &Fingerprint, new: &Fingerprint) -> Vec<Difference> {
     let mut differences = Vec::new();
-    compare("", &old.parts, &new.parts, &mut differences);
+    compare("", &old.parts(), &new.parts(), &mut differences);
     differences
 }
 
@@ -315,13 +404,22 @@ mod tests {
                 Fingerprint::of_run(specs.clone(), std::slice::from_ref(&file), &other_terms, &schema),
                 r#"resources.terms.csv: "hash" -> "other""#,
             ),
-            (Fingerprint::of_run(specs, &[file], &resources, &nullable), "schema[0].nullable: false -> true"),
+            (
+                Fingerprint::of_run(specs, std::slice::from_ref(&file), &resources, &nullable),
+                "schema[0].nullable: false -> true",
+            ),
         ];
         for (other, expected) in cases {
             assert_ne!(run.value, other.value);
             let lines: Vec<String> = explain_difference(&run, &other).iter().map(ToString::to_string).collect();
             assert_eq!(lines, [expected]);
         }
-        assert_eq!(run.parts["format"], json!(RUN_FORMAT));
+        let parts = run.parts();
+        assert_eq!(parts["format"], json!(RUN_FORMAT));
+        assert_eq!(parts["inputs"], json!([file]));
+        assert_eq!(Fingerprint::of(parts), run, "the text that is hashed is the canonical one");
+        let none = Fingerprint::of_run(Map::new(), &[], &resources, &schema);
+        assert_eq!(none.parts()["inputs"], json!([]));
+        assert_eq!(Fingerprint::of(none.parts()), none);
     }
 }

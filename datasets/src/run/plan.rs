@@ -162,7 +162,7 @@ pub(super) fn encode_plan(plan: &RunPlan, location: &str) -> Result<Bytes> {
         KeyValue::new(NAME_KEY.to_owned(), plan.name.clone()),
         KeyValue::new(CREATED_KEY.to_owned(), plan.created_ms.to_string()),
         KeyValue::new(FINGERPRINT_KEY.to_owned(), plan.fingerprint.value.clone()),
-        KeyValue::new(PARTS_KEY.to_owned(), plan.fingerprint.parts.to_string()),
+        KeyValue::new(PARTS_KEY.to_owned(), plan.fingerprint.parts_json().to_owned()),
         KeyValue::new(DEFINITION_KEY.to_owned(), plan.definition.to_string()),
     ];
     to_parquet(&batch, metadata, location)
@@ -194,7 +194,8 @@ pub(super) fn decode_plan(bytes: &Bytes, location: &str) -> Result<RunPlan> {
     let plan = RunPlan {
         name: value(NAME_KEY)?.to_owned(),
         created_ms,
-        fingerprint: Fingerprint { value: value(FINGERPRINT_KEY)?.to_owned(), parts: json(PARTS_KEY)? },
+        fingerprint: Fingerprint::recorded(value(FINGERPRINT_KEY)?.to_owned(), value(PARTS_KEY)?.to_owned())
+            .map_err(|error| malformed(location, format!("'{PARTS_KEY}': {error}")))?,
         definition: json(DEFINITION_KEY)?,
         files,
         splits,

@@ -308,7 +308,7 @@ async fn another_run_in_the_folder_is_refused_with_what_changed() {
     let later = RunPlan { created_ms: 1, splits: plan.splits[..3].to_vec(), ..plan.clone() };
     assert_eq!(run.open_or_create_plan(&later).await.unwrap(), Opened::Resumed(Box::new(plan.clone())));
 
-    let mut parts = plan.fingerprint.parts.clone();
+    let mut parts = plan.fingerprint.parts();
     parts["steps"][0]["config"]["x"] = json!(0.2);
     let other = RunPlan { fingerprint: Fingerprint::of(parts), ..plan.clone() };
     match run.open_or_create_plan(&other).await.unwrap_err() {

@@ -7,6 +7,7 @@
 mod added;
 mod cache;
 mod counter;
+mod cuts;
 mod encoder;
 mod merges;
 mod normal;
@@ -66,6 +67,8 @@ struct Shared {
     /// The text of the file, in the form that the library writes.
     canonical: String,
     splits_at_spaces: bool,
+    /// Whether a long text may be taken in pieces, see [`cuts`].
+    cuts: bool,
     location: String,
     /// The largest id, added tokens left out.
     largest_id: Option<u32>,
@@ -118,6 +121,7 @@ impl Tokenizer {
             whole: OnceLock::new(),
             canonical,
             splits_at_spaces,
+            cuts: false,
             location: location.to_owned(),
             largest_id,
             prefix: Vec::new(),
@@ -136,7 +140,8 @@ impl Tokenizer {
         let template = &stages.pipeline.get_post_processor().single;
         let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
         let (prefix, suffix) = (ids(&template.prefix), ids(&template.suffix));
-        (shared.prefix, shared.suffix) = (prefix, suffix);
+        let cuts = cuts::may_cut(&stages.pipeline);
+        (shared.prefix, shared.suffix, shared.cuts) = (prefix, suffix, cuts);
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -161,12 +166,19 @@ impl Tokenizer {
         }
         let waiting = idle().pop();
         let mut encoder = waiting.unwrap_or_else(|| Encoder::new(stages));
-        let encoded = encoder.encode(stages, text, ids);
+        let encoded = self.pieces(text).try_for_each(|piece| encoder.encode(stages, piece, ids));
         idle().push(encoder);
         if special_tokens {
             ids.extend_from_slice(&shared.suffix);
         }
         encoded
+    }
+
+    /// The text in pieces whose ids, one piece after the other, are those of the text without special tokens. A long text
+    /// is taken piece by piece because splitting it into words takes a multiple of its length in memory; one that is not
+    /// long, or that cannot be cut safely, is one piece.
+    pub(super) fn pieces<'a>(&self, text: &'a str) -> impl Iterator<Item = &'a str> + use<'a> {
+        cuts::pieces(text, if self.shared.cuts { cuts::PIECE_BYTES } else { usize::MAX })
     }
 
     /// A counter, which finds the number of tokens much faster than encoding does. One per thread.

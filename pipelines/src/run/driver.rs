@@ -89,7 +89,7 @@ pub async fn run(
         plan = *existing;
     }
     // What the fingerprint was made of has explained what differs, and is as large as the list of files.
-    plan.fingerprint.parts = serde_json::Value::Null;
+    plan.fingerprint.forget_parts();
     let plan = Arc::new(plan);
     let records = if log.read_manifest().await?.is_some() {
         let progress = Arc::new(Progress::new(plan.total(), plan.total(), 0));

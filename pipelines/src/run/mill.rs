@@ -236,7 +236,10 @@ impl Mill {
     async fn write(&self, ground: Ground, item: &WorkItem, parts: &mut Parts<'_>, progress: &Progress) -> Result<()> {
         for batch in ground.batches {
             progress.add_written(batch.num_rows() as u64);
-            parts.keep(&batch.project(&self.output).map_err(engine)?).await?;
+            let written = batch.project(&self.output).map_err(engine)?;
+            // From here on the writer alone holds the rows.
+            drop(batch);
+            parts.keep(written).await?;
         }
         for (step, rejected) in ground.rejected {
             progress.add_aside(rejected.rows.num_rows() as u64, 0);
@@ -312,7 +315,7 @@ impl<'a> Parts<'a> {
         Self { mill, split, attempt, kept: None, rejected: None, quarantined: None, pending: Vec::new() }
     }
 
-    async fn keep(&mut self, batch: &RecordBatch) -> Result<()> {
+    async fn keep(&mut self, batch: RecordBatch) -> Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -322,7 +325,7 @@ impl<'a> Parts<'a> {
             self.kept = Some(create(self.mill, ("data", self.split, self.attempt), schema, options).await?);
         }
         if let Some((_, writer)) = &mut self.kept {
-            writer.write(batch).await?;
+            writer.write_owned(batch).await?;
         }
         Ok(())
     }

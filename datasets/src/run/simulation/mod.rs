@@ -14,7 +14,7 @@ mod world;
 
 use std::fmt;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::world::{Executor, Random, Stopped, World};
 use crate::run::fingerprint::Fingerprint;
@@ -205,7 +205,7 @@ fn plan_of(splits: u64) -> RunPlan {
     RunPlan {
         name: String::new(),
         created_ms: 0,
-        fingerprint: Fingerprint { value: "simulated".to_owned(), parts: json!(null) },
+        fingerprint: Fingerprint::of(Value::Null),
         definition: Value::Null,
         files: vec![SourceFile {
             url: String::new(),
