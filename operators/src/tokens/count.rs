@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::tokenizer::{EncodeError, TokenCounter, Tokenizer};
+use super::tokenizer::{TokenCounter, Tokenizer};
 use crate::columns::TextColumn;
 use crate::operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, RowEffect, extend_batch, extend_schema};
 use crate::resources::{ResourceIdentity, Resources};
@@ -140,8 +140,7 @@ impl Pass for CountTokensPass {
                 counts.append_null();
                 continue;
             };
-            let count = count_pieces(&self.shared.tokenizer, counter, text, config.special_tokens)
-                .map_err(|error| failed(error.to_string()))?;
+            let count = counter.count(text, config.special_tokens).map_err(|error| failed(error.to_string()))?;
             let count =
                 u32::try_from(count).map_err(|_| failed(format!("{count} tokens, a count is at most {}", u32::MAX)))?;
             counts.append_value(count);
@@ -151,20 +150,6 @@ impl Pass for CountTokensPass {
         output.keep(extend_batch(batch, &self.shared.schema, vec![counts])?);
         Ok(())
     }
-}
-
-/// The number of tokens of a text, which may be too long to be split into words at once.
-fn count_pieces(
-    tokenizer: &Tokenizer,
-    counter: &mut TokenCounter,
-    text: &str,
-    special_tokens: bool,
-) -> std::result::Result<usize, EncodeError> {
-    let mut count = if special_tokens { tokenizer.prefix().len() + tokenizer.suffix().len() } else { 0 };
-    for piece in tokenizer.pieces(text) {
-        count += counter.count(piece, false)?;
-    }
-    Ok(count)
 }
 
 impl Drop for CountTokensPass {

@@ -67,8 +67,6 @@ struct Shared {
     /// The text of the file, in the form that the library writes.
     canonical: String,
     splits_at_spaces: bool,
-    /// Whether a long text may be taken in pieces, see [`cuts`].
-    cuts: bool,
     location: String,
     /// The largest id, added tokens left out.
     largest_id: Option<u32>,
@@ -121,7 +119,6 @@ impl Tokenizer {
             whole: OnceLock::new(),
             canonical,
             splits_at_spaces,
-            cuts: false,
             location: location.to_owned(),
             largest_id,
             prefix: Vec::new(),
@@ -140,8 +137,7 @@ impl Tokenizer {
         let template = &stages.pipeline.get_post_processor().single;
         let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
         let (prefix, suffix) = (ids(&template.prefix), ids(&template.suffix));
-        let cuts = cuts::may_cut(&stages.pipeline);
-        (shared.prefix, shared.suffix, shared.cuts) = (prefix, suffix, cuts);
+        (shared.prefix, shared.suffix) = (prefix, suffix);
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -166,19 +162,12 @@ impl Tokenizer {
         }
         let waiting = idle().pop();
         let mut encoder = waiting.unwrap_or_else(|| Encoder::new(stages));
-        let encoded = self.pieces(text).try_for_each(|piece| encoder.encode(stages, piece, ids));
+        let encoded = encoder.encode(stages, text, ids);
         idle().push(encoder);
         if special_tokens {
             ids.extend_from_slice(&shared.suffix);
         }
         encoded
-    }
-
-    /// The text in pieces whose ids, one piece after the other, are those of the text without special tokens. A long text
-    /// is taken piece by piece because splitting it into words takes a multiple of its length in memory; one that is not
-    /// long, or that cannot be cut safely, is one piece.
-    pub(super) fn pieces<'a>(&self, text: &'a str) -> impl Iterator<Item = &'a str> + use<'a> {
-        cuts::pieces(text, if self.shared.cuts { cuts::PIECE_BYTES } else { usize::MAX })
     }
 
     /// A counter, which finds the number of tokens much faster than encoding does. One per thread.

@@ -7,6 +7,7 @@ use memchr::memmem::Finder;
 use tokenizers::pipeline::{PipelinePreTokenizer, PipelineTokenizer, PreTokenizer, PreTokenizerScratch, Span};
 
 use super::added::{AddedTokens, Piece};
+use super::cuts;
 use super::normal::normalize;
 use super::vocabulary::SPACE;
 use super::{EncodeError, failed};
@@ -19,6 +20,8 @@ pub(super) struct Stages {
     pub(super) largest_added: Option<u32>,
     /// See [`VocabularyFile::splits_at_spaces`](super::vocabulary::VocabularyFile::splits_at_spaces).
     splits_at_spaces: bool,
+    /// Whether a long text may be taken in pieces, see [`cuts`].
+    pub(super) cuts: bool,
 }
 
 impl Stages {
@@ -28,15 +31,28 @@ impl Stages {
             added: AddedTokens::new(added),
             largest_added: added.get_added_tokens_decoder().into_keys().max(),
             splits_at_spaces,
+            cuts: cuts::may_cut(&pipeline),
             pipeline,
         }
     }
 
     /// Calls `visit` with each added token and each piece of normalised text of `text`, in order.
+    ///
+    /// A long text is taken in parts where that makes no difference, because splitting it into words takes a multiple of
+    /// its length in memory.
     pub(super) fn pieces(
         &self,
         text: &str,
         mut visit: impl FnMut(Piece<'_>) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        let bytes = if self.cuts { cuts::PIECE_BYTES } else { usize::MAX };
+        cuts::pieces(text, bytes).try_for_each(|part| self.pieces_of_part(part, &mut visit))
+    }
+
+    fn pieces_of_part(
+        &self,
+        text: &str,
+        visit: &mut impl FnMut(Piece<'_>) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
         let vocabulary = self.pipeline.get_added_vocabulary();
         self.added.split(vocabulary, text, false, |piece, offset| {
