@@ -257,6 +257,67 @@ async fn a_remote_paths_file_names_files_beside_it() {
     assert_eq!(found[0].url, "memory:///lists/a.csv");
 }
 
+/// Whoever can write a list somewhere in the network cannot have files of this machine read by it.
+#[rstest]
+#[case("/etc/hosts")]
+#[case("~/.ssh/keys.csv")]
+#[case("../../keys.csv")]
+#[case("deeper/../../keys.csv")]
+#[case("file:///etc/hosts")]
+#[case("FILE:///etc/hosts")]
+#[tokio::test]
+async fn a_remote_paths_file_that_leads_out_is_refused(#[case] line: &str) {
+    let stores = local();
+    for (file, text) in [("lists/a.csv", "x".to_owned()), ("lists/paths.txt", format!("# two\na.csv\n{line}\n"))] {
+        let (store, path) = stores.open(&format!("memory:///{file}")).unwrap();
+        store.put(&path, text.into()).await.unwrap();
+    }
+    let options = ListOptions { paths_file: Some("memory:///lists/paths.txt".into()), ..ListOptions::default() };
+    let error = stores.list(&[], &options).await.unwrap_err();
+    let DatasetError::Malformed { location, message } = &error else { panic!("{error:?}") };
+    assert_eq!(location, "memory:///lists/paths.txt");
+    assert!(message.contains(&format!("line 3: '{line}' leads out")), "{message}");
+    assert!(message.contains("s3://"), "{message}");
+}
+
+#[rstest]
+#[case::empty(&[], "it is empty")]
+#[case::hidden(&[".notes.csv"], "it is empty")]
+#[case::others(&["notes.doc", "picture.png"], "there are 2 names, such as 'notes.doc'")]
+#[tokio::test]
+async fn a_folder_without_data_says_what_is_there(#[case] names: &[&str], #[case] hint: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let stores = local();
+    for name in names {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    let error = stores.list(&[folder.path().display().to_string()], &ListOptions::default()).await.unwrap_err();
+    assert!(matches!(error, DatasetError::NoData { .. }), "{error:?}");
+    let message = error.to_string();
+    assert!(message.starts_with(&format!("'file://{}' holds no file", folder.path().display())), "{message}");
+    assert!(message.contains(".parquet, .jsonl") && message.ends_with(hint), "{message}");
+    if names.len() < 2 {
+        return;
+    }
+    for name in names {
+        let (store, path) = stores.open(&format!("memory:///bare/{name}")).unwrap();
+        store.put(&path, "x".into()).await.unwrap();
+    }
+    let error = stores.list(&["memory:///bare/".to_owned()], &ListOptions::default()).await.unwrap_err();
+    assert!(matches!(&error, DatasetError::NoData { location, .. } if location == "memory:///bare/"), "{error:?}");
+    assert!(error.to_string().ends_with(hint), "{error}");
+}
+
+#[tokio::test]
+async fn a_pipe_is_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("a.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = local().list(&[pipe.display().to_string()], &ListOptions::default()).await.unwrap_err();
+    assert!(matches!(error, DatasetError::Location { .. }), "{error:?}");
+    assert!(error.to_string().contains("a.jsonl") && error.to_string().contains("is a pipe"), "{error}");
+}
+
 #[tokio::test]
 async fn a_selection_without_a_data_set_is_refused() {
     let options = ListOptions { split: Some("train".into()), ..ListOptions::default() };
@@ -322,6 +383,7 @@ async fn web_files_are_found_by_head_or_by_their_first_byte() {
 #[case(401, "Denied")]
 #[case(403, "Denied")]
 #[case(400, "Store")]
+#[case(409, "Store")]
 #[case(416, "Changed")]
 #[case(429, "Transient")]
 #[case(500, "Transient")]

@@ -5,7 +5,7 @@ use gristmill::pipelines::{Environment, Inspection, PipelineError, inspect as lo
 
 use super::arguments::InspectArguments;
 use super::plan::columns;
-use super::table::{bytes, count, table};
+use super::table::{bytes, count, number, table};
 use super::{DONE, print_line};
 
 pub(super) async fn inspect(arguments: InspectArguments, environment: &Environment) -> Result<u8, PipelineError> {
@@ -20,8 +20,8 @@ pub(super) async fn inspect(arguments: InspectArguments, environment: &Environme
         }
         return Ok(DONE);
     }
-    let known = rows.map_or_else(|| "an unknown number of".to_owned(), count);
-    print_line(&format!("{} files, {} stored, {known} rows", count(total_files), bytes(stored as f64)))?;
+    let known = rows.map_or_else(|| "an unknown number of rows".to_owned(), |rows| number(rows, "row"));
+    print_line(&format!("{}, {} stored, {known}", number(total_files, "file"), bytes(stored as f64)))?;
     let listed = files.len().min(5);
     for file in &files[..listed] {
         print_line(&format!("  {} {} {}", file.url, file.format, bytes(file.size as f64)))?;

@@ -154,9 +154,35 @@ pub(crate) fn concise(error: &(dyn Error + 'static)) -> String {
         (Some(status), Some(code), message) => {
             format!("status {status}, {code}{}", message.map(|message| format!(": {message}")).unwrap_or_default())
         }
-        _ => text,
+        _ => without_internals(&text),
     };
     shorten(&redact(&text))
+}
+
+/// What `object_store` says of a request, without the names of its types, the address (which stands before the message)
+/// and its settings: `status 503 Service Unavailable: busy, after 10 retries`.
+fn without_internals(text: &str) -> String {
+    let text = match text.strip_prefix("Generic ").and_then(|rest| rest.split_once(" error: ")) {
+        Some((store, rest)) if !store.contains(' ') => rest,
+        _ => text,
+    };
+    let Some((request, cause)) = text.strip_prefix("Error performing ").and_then(|rest| rest.split_once(" - ")) else {
+        return text.to_owned();
+    };
+    let tried =
+        request.split_once(", after ").and_then(|(_, rest)| rest.split_once(" retries")).map(|(count, _)| count);
+    let mut cause = match cause.split_once("status code: ") {
+        Some((_, answer)) => format!("status {answer}"),
+        None => cause.to_owned(),
+    };
+    for wrapper in ["HTTP error: ", "error sending request: ", "client error (Connect): ", "tcp connect error: "] {
+        cause = cause.strip_prefix(wrapper).unwrap_or(&cause).to_owned();
+    }
+    let cause = cause.trim_end_matches([':', ' ']);
+    match tried {
+        Some(count) => format!("{cause}, after {count} retries"),
+        None => cause.to_owned(),
+    }
 }
 
 /// Joins lines and bounds the length, on a character boundary.
@@ -217,6 +243,30 @@ mod tests {
             message.starts_with("no access to 's3://b/k': status 403, AccessDenied: Access Denied; set AWS_PROFILE"),
             "{message}"
         );
+    }
+
+    #[rstest]
+    #[case(
+        "Generic S3 error: Error performing GET http://h/k in 4.7s, after 10 retries, max_retries: 10, retry_timeout: 86400s  - \
+         Server returned non-2xx status code: 503 Service Unavailable: busy",
+        "status 503 Service Unavailable: busy, after 10 retries"
+    )]
+    #[case(
+        "Generic HTTP error: Error performing HEAD http://h/k in 1ms, after 2 retries, max_retries: 2, retry_timeout: 1s - HTTP \
+         error: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111)",
+        "Connection refused (os error 111), after 2 retries"
+    )]
+    #[case(
+        "Error performing GET http://h/k in 1ms - Server returned non-2xx status code: 409 Conflict: ",
+        "status 409 Conflict"
+    )]
+    #[case(
+        "Generic LocalFileSystem error: Unable to open file /a: Permission denied (os error 13)",
+        "Unable to open file /a: Permission denied (os error 13)"
+    )]
+    #[case("something else", "something else")]
+    fn requests_are_put_in_words(#[case] text: &str, #[case] expected: &str) {
+        assert_eq!(without_internals(text), expected);
     }
 
     #[test]

@@ -293,7 +293,11 @@ impl Shift {
             // What is wrong with the data itself is wrong at the next attempt, too.
             let pause = if error.is_permanent() { None } else { self.retry.pause_after(failed) };
             let Some(pause) = pause else {
-                let message = error.to_string();
+                let message = match &error {
+                    // What an operator says is about a row; which file it is from, only the driver knows.
+                    PipelineError::Operator { .. } => format!("'{}': {error}", item.file.url),
+                    _ => error.to_string(),
+                };
                 let fingerprint = &self.mill.spec().fingerprint;
                 self.mill.folder().fail(&CommitRecord::failed(number, fingerprint, &item.file.url, &message)).await?;
                 self.observer.gave_up(number, &message);

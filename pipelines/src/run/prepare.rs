@@ -172,7 +172,7 @@ async fn parts_of_runs(file: &PipelineFile, environment: &Environment, patterns:
                 continue;
             }
         };
-        let (store, path) = environment.stores.open(&url)?;
+        let (store, path) = environment.stores.open(&url).map_err(|error| source_error(file, error))?;
         let folder = RunFolder::new(store, path, url.clone());
         if folder.read_plan().await?.is_none() {
             expanded.push(pattern);
@@ -399,7 +399,13 @@ fn planning_options(read: &ReadOptions) -> Result<Value> {
 fn part_options(file: &PipelineFile) -> Result<PartOptions> {
     let sink = &file.pipeline().sink;
     let options = sink.part_options();
-    options.validate().map_err(|error| file.error(&format!("sink.{}", sink.kind()), error.to_string()))?;
+    options.validate().map_err(|error| {
+        let place = match &error {
+            DatasetError::Setting { key, .. } => format!("sink.{}.{key}", sink.kind()),
+            _ => format!("sink.{}", sink.kind()),
+        };
+        file.error(&place, error.to_string())
+    })?;
     Ok(options)
 }
 
@@ -462,7 +468,9 @@ fn source_error(file: &PipelineFile, error: DatasetError) -> PipelineError {
             };
             format!("source.{key}")
         }
-        DatasetError::Location { .. } | DatasetError::NotFound { .. } => "source.path".to_owned(),
+        DatasetError::Location { .. } | DatasetError::NotFound { .. } | DatasetError::NoData { .. } => {
+            if file.sets("source.paths_file") { "source.paths_file" } else { "source.path" }.to_owned()
+        }
         _ => return error.into(),
     };
     file.error(&path, format!("source: {error}")).into()
