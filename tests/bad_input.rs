@@ -76,6 +76,11 @@ fn wrong_definitions_name_place_and_remedy() {
             "limit: -1",
             vec!["p.yaml:2:34:", "source.limit: expected a whole number", "found -1"],
         ),
+        (
+            "split_size: 100 rows",
+            "split: train",
+            vec!["p.yaml:2:34:", "'train' selects nothing here", "key of a .json"],
+        ),
         ("split_size: 100 rows", "batch_rows: 0", vec!["p.yaml:2:34:", "allowed: 1 or more"]),
         ("split_size: 100 rows", "text: txt", vec!["p.yaml:2:34:", "no column 'txt', did you mean 'text'?"]),
         ("path: \"corpus/*.jsonl\"", "path: {a: 1}", vec!["p.yaml:2:10:", "expected a path or a list of paths"]),
@@ -396,6 +401,42 @@ fn a_file_that_changes_under_the_run() {
     workspace.write("corpus/a.jsonl", lines(1, 3000));
     let ran = workspace.run(&["run", "p.yaml"], 2);
     assert!(ran.err.contains("is of another run") && ran.err.contains("/corpus/a.jsonl"), "{}", ran.err);
+}
+
+/// The run folder inside of the source: the second start would read what the first wrote.
+#[test]
+fn an_output_inside_of_the_source_is_refused() {
+    let workspace = Workspace::new();
+    workspace.write("corpus/a.jsonl", lines(0, 5));
+    for (source, sink) in [("corpus", "corpus"), ("corpus", "corpus/out"), ("./**", "out")] {
+        workspace.write("p.yaml", format!("source: {{path: {source}}}\nsink: {{parquet: {{path: {sink}}}}}\n"));
+        for command in ["run", "plan", "validate"] {
+            let ran = workspace.run(&[command, "p.yaml"], 2);
+            assert!(ran.err.starts_with("error: p.yaml:2:18: sink: the run folder '"), "{source}: {}", ran.err);
+            assert!(ran.err.contains("name a folder elsewhere"), "{source}: {}", ran.err);
+        }
+    }
+}
+
+/// A look at a file passes over no row in silence, and a single file is looked at like a pattern.
+#[test]
+fn a_look_names_rows_that_cannot_be_read() {
+    let workspace = Workspace::new();
+    let good = lines(0, 2);
+    workspace.write("a.jsonl", format!("{good}{{broken\n"));
+    let looked = workspace.run(&["inspect", "a.jsonl", "--json"], 0);
+    assert_eq!(looked.out.lines().count(), 2);
+    let says = format!("/a.jsonl': the row at byte {} cannot be read: ", good.len());
+    assert!(looked.err.starts_with("note: 'file://") && looked.err.contains(&says), "{}", looked.err);
+    let status = workspace.run(&["status", "a.jsonl"], 1);
+    assert!(status.err.contains("the folder holds no run"), "{}", status.err);
+    workspace.write("p.yaml", "source: {path: p.yaml}\nsink: {parquet: {path: out}}\n");
+    let ran = workspace.run(&["run", "p.yaml"], 2);
+    assert!(
+        ran.err.contains("p.yaml:1:10: ") && ran.err.contains("set source.format to one of parquet"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]

@@ -285,3 +285,76 @@ fn a_run_on_an_s3_server_that_fails() {
     assert_eq!(ran.json()["rows_in"], 6000);
     assert!(parts(&workspace.path("s3/bucket/run")) == parts(&workspace.path("calm")));
 }
+
+/// A web server that refuses, wants to wait or is broken, whatever is tried: the file, the status and the way out are named,
+/// and nothing of the credentials in the address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_server_that_fails_for_good_is_named() {
+    let server = wiremock::MockServer::start().await;
+    let cases = [
+        (401, 1, "no access to", "status 401 Unauthorized"),
+        (403, 1, "no access to", "a signed query that is valid now"),
+        (404, 2, "p404.yaml:1:10: source: '", "does not exist"),
+        (409, 1, "", "status 409 Conflict"),
+        (416, 1, "has changed", "status 416"),
+        (429, 1, "failed for now: status 429 Too Many Requests", "after 10 retries"),
+        (500, 1, "failed for now: status 500 Internal Server Error", "after 10 retries"),
+        (503, 1, "failed for now: status 503 Service Unavailable", "after 10 retries"),
+    ];
+    let checks = cases.map(|(status, code, says, also)| {
+        let uri = server.uri();
+        async move {
+            let address = format!("{uri}/{status}.jsonl");
+            let workspace = Workspace::new();
+            let signed = address.replace("http://", "http://me:pa55word@") + "?X-Amz-Signature=0123abcdsignature";
+            let file = format!("p{status}.yaml");
+            let text = format!("source: {{path: \"{signed}\"}}\nsink: {{parquet: {{path: out}}}}\nattempts: 1\n");
+            workspace.write(&file, text);
+            let mut command = workspace.gristmill(&["run", &file]);
+            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+            let ran = Ran::of(output);
+            assert_eq!(ran.code, code, "{status}: {}", ran.err);
+            for part in [says, also, &format!("'{address}'")] {
+                assert!(ran.err.contains(part), "{status}: no {part:?} in {}", ran.err);
+            }
+            for hidden in ["pa55word", "signature", "max_retries", "Generic"] {
+                assert!(!ran.err.contains(hidden), "{status}: {hidden} in {}", ran.err);
+            }
+        }
+    });
+    for (status, ..) in cases {
+        wiremock::Mock::given(wiremock::matchers::path(format!("/{status}.jsonl")))
+            .respond_with(wiremock::ResponseTemplate::new(status))
+            .mount(&server)
+            .await;
+    }
+    futures::future::join_all(checks).await;
+}
+
+/// A server that sends the begin of every body and then hangs up.
+#[test]
+fn a_web_server_that_cuts_every_body_is_named() {
+    use std::io::{BufRead, BufReader, Write};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/a.jsonl", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let mut headers = BufReader::new(socket.try_clone().unwrap()).lines().map_while(Result::ok);
+            let is_head = headers.next().is_some_and(|request| request.starts_with("HEAD"));
+            let _ = headers.take_while(|line| !line.is_empty()).count();
+            let mut socket = socket;
+            let body = if is_head { "" } else { "{\"id\": 1, \"text\": \"on" };
+            let _ = write!(
+                socket,
+                "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nContent-Length: 4000\r\nConnection: close\r\n\r\n{body}"
+            );
+        }
+    });
+    let workspace = Workspace::new();
+    workspace
+        .write("p.yaml", format!("source: {{path: \"{address}\"}}\nsink: {{parquet: {{path: out}}}}\nattempts: 1\n"));
+    let ran = workspace.run(&["run", "p.yaml"], 1);
+    assert!(ran.err.contains(&format!("'{address}' failed for now: ")), "{}", ran.err);
+    assert!(!workspace.path("out/_run/manifest.parquet").exists(), "half a file is no file");
+}

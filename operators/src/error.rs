@@ -66,7 +66,7 @@ pub enum OperatorError {
         expected: String,
     },
     /// A column that the operator would add exists already.
-    #[error("{kind}: the input already has a column '{column}'; give the step another name")]
+    #[error("{kind}: the input already has a column '{column}'; choose another name")]
     DuplicateColumn {
         /// The operator's kind.
         kind: String,

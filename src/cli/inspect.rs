@@ -9,11 +9,14 @@ use super::table::{bytes, count, number, table};
 use super::{DONE, print_line};
 
 pub(super) async fn inspect(arguments: InspectArguments, environment: &Environment) -> Result<u8, PipelineError> {
-    let Inspection { files, total_files, stored, rows, schema, head } =
+    let Inspection { files, total_files, stored, rows, schema, head, unreadable } =
         match run_folder(&arguments.target, environment).await? {
             Some((folder, url)) => look::run_output(&folder, &url, environment, arguments.rows).await?,
             None => look::files(&arguments.target, environment, arguments.rows).await?,
         };
+    for row in &unreadable {
+        eprintln!("note: {row}");
+    }
     if arguments.json {
         for row in &head {
             print_line(&row.to_string())?;

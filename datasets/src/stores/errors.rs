@@ -68,7 +68,8 @@ fn generic(location: String, error: &object_store::Error) -> DatasetError {
     let message = concise(error);
     if let Some(kind) = find::<std::io::Error>(error).map(std::io::Error::kind) {
         match kind {
-            ErrorKind::NotFound => return DatasetError::NotFound { location, hint: None },
+            // Below a file there is nothing.
+            ErrorKind::NotFound | ErrorKind::NotADirectory => return DatasetError::NotFound { location, hint: None },
             ErrorKind::PermissionDenied => return denied(location, &message),
             ErrorKind::Interrupted
             | ErrorKind::TimedOut
@@ -223,6 +224,7 @@ mod tests {
     #[case(answered(503, "SlowDown"), "Transient")]
     #[case(answered(400, "bad"), "Store")]
     #[case(of_file(ErrorKind::PermissionDenied), "Denied")]
+    #[case(of_file(ErrorKind::NotADirectory), "NotFound")]
     #[case(of_file(ErrorKind::ConnectionReset), "Transient")]
     #[case(of_file(ErrorKind::StorageFull), "Store")]
     #[case(object_store::Error::Precondition { path: "k".into(), source: "etag".into() }, "Changed")]

@@ -41,6 +41,9 @@ impl SourceText {
             let place = error
                 .location()
                 .map(|location| Place { line: to_usize(location.line()), column: to_usize(location.column()) });
+            if let Some((wrong, _)) = message.split_once(", set DuplicateKeyPolicy") {
+                message = wrong.to_owned();
+            }
             // The place stands before the message, so the parser need not say it again.
             let mut message = error.without_snippet().to_string();
             if let Some(Place { line, column }) = place {
@@ -353,7 +356,7 @@ mod tests {
     fn bad_text_names_the_place() {
         for (text, part) in [
             ("a: [1, 2", "p.yaml:"),
-            ("a: 1\na: 2\n", "p.yaml:2:1"),
+            ("a: 1\na: 2\n", "p.yaml:2:1: duplicate mapping key: a\n"),
             ("- 1\n", "map with source"),
             ("", "map with source"),
         ] {

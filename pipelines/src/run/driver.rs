@@ -110,6 +110,7 @@ pub async fn run_folder(file: &PipelineFile, environment: &Environment, fresh: b
     let url_of =
         |path: &str| folder_url(path).map_err(|error| PipelineError::from(file.error(&sink, format!("sink: {error}"))));
     let first = url_of(path)?;
+    super::apart::check(file, &first)?;
     if !fresh {
         return Ok(first);
     }

@@ -136,7 +136,7 @@ async fn csv_values_of_another_type_are_put_aside() {
 
 #[rstest]
 #[case("a.json", b"[{\"text\": \"a\"}, {\"text\"", "truncated")]
-#[case("a.json", b"{\"a\": [{\"text\": \"a\"}], \"b\": [{\"text\": \"a\"}]}", "json_split")]
+#[case("a.json", b"{\"a\": [{\"text\": \"a\"}], \"b\": [{\"text\": \"a\"}]}", "name one of them as the split")]
 #[case("a.json", b"<html>", "expected '[' or '{'")]
 #[case("a.json", b"[{\"text\": \"a\"}] more", "the end of the file")]
 #[case("a.jsonl", b"not json at all\n", "none of the first 1 rows is a JSON object: the row at byte 0")]
