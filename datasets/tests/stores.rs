@@ -174,10 +174,23 @@ async fn wrong_keys_are_named_without_being_shown() {
     assert!(message.contains("AWS_PROFILE") && !message.contains("wrong-secret"), "{message}");
 }
 
+/// Where a cloud machine would give credentials, nothing answers, or something that knows of none.
+#[rstest]
+#[case(None)]
+#[case(Some(403))]
+#[case(Some(404))]
 #[tokio::test]
-async fn no_credentials_at_all_are_named_at_once() {
+async fn no_credentials_at_all_are_named_at_once(#[case] answer: Option<u16>) {
+    let server = MockServer::start().await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let variables = [("AWS_METADATA_ENDPOINT", format!("http://{closed}")), ("HOME", "/nonexistent".to_owned())];
+    let metadata = match answer {
+        None => format!("http://{closed}"),
+        Some(status) => {
+            Mock::given(wiremock::matchers::any()).respond_with(ResponseTemplate::new(status)).mount(&server).await;
+            server.uri()
+        }
+    };
+    let variables = [("AWS_METADATA_ENDPOINT", metadata), ("HOME", "/nonexistent".to_owned())];
     let stores = stores(variables.map(|(name, value)| (name.to_owned(), value)));
     let begin = std::time::Instant::now();
     let error = stores.read_all("s3://bucket/a").await.unwrap_err();
@@ -397,6 +410,46 @@ async fn answers_of_web_servers(#[case] status: u16, #[case] variant: &str) {
     assert!(!error.to_string().contains("s3cr3t"), "{error}");
     let requests = server.received_requests().await.unwrap().len();
     assert_eq!(requests, if variant == "Transient" { 4 } else { 1 }, "what may pass is tried again");
+}
+
+/// A server that is silent for longer than it may be is tried again, and then named.
+#[tokio::test]
+async fn a_server_that_is_too_slow_is_named() {
+    let server = MockServer::start().await;
+    let slow = ResponseTemplate::new(200).set_body_string("x").set_delay(Duration::from_secs(20));
+    Mock::given(method("GET")).respond_with(slow).mount(&server).await;
+    let stores = Stores::new(StoreOptions {
+        read_timeout: Duration::from_millis(100),
+        retry: RetryPolicy { most_retries: 1, first_wait: Duration::from_millis(5), ..RetryPolicy::default() },
+        environment: Environment::of([("HOME", "/nonexistent")]),
+        ..StoreOptions::default()
+    });
+    let url = format!("{}/a", server.uri());
+    let error = stores.read_all(&url).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert!(error.to_string().starts_with(&format!("'{url}' failed for now: ")), "{error}");
+    assert!(error.to_string().contains("after 1 retry"), "{error}");
+    assert_eq!(server.received_requests().await.unwrap().len(), 2);
+}
+
+/// A bucket whose listing names keys that climb: nothing outside of the bucket is opened by them.
+#[tokio::test]
+async fn a_listing_of_s3_that_leads_out_is_refused() {
+    let server = MockServer::start().await;
+    let listing = "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated><Contents>\
+                   <Key>data/../../../etc/keys.csv</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>\
+                   <ETag>\"a\"</ETag><Size>3</Size></Contents></ListBucketResult>";
+    Mock::given(method("GET"))
+        .and(query_param("list-type", "2"))
+        .respond_with(ResponseTemplate::new(200).set_body_string(listing))
+        .mount(&server)
+        .await;
+    let stores = stores(common::s3::variables(&server.uri()));
+    let error = stores.list(&["s3://bucket/data/**/*.csv".to_owned()], &ListOptions::default()).await.unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("s3://bucket/data/") && message.contains("data/../../../etc/keys.csv"), "{message}");
+    let asked = server.received_requests().await.unwrap();
+    assert!(asked.iter().all(|request| request.url.query().is_some_and(|query| query.contains("list-type"))));
 }
 
 #[tokio::test]

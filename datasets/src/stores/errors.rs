@@ -181,6 +181,7 @@ fn without_internals(text: &str) -> String {
     }
     let cause = cause.trim_end_matches([':', ' ']);
     match tried {
+        Some("1") => format!("{cause}, after 1 retry"),
         Some(count) => format!("{cause}, after {count} retries"),
         None => cause.to_owned(),
     }
