@@ -126,7 +126,7 @@ impl Expression {
     /// An error about one row, which shows the values that the expression reads.
     fn failure(&self, row: &RecordBatch, error: &OperatorError) -> OperatorError {
         let text = error.to_string();
-        let mut message = ["Cast error: ", "Arrow error: ", "Compute error: ", "Execution error: "]
+        let mut message = ["Arrow error: ", "Compute error: ", "Execution error: ", "Cast error: "]
             .iter()
             .fold(text.as_str(), |text, prefix| text.strip_prefix(prefix).unwrap_or(text))
             .to_owned();
@@ -144,7 +144,7 @@ impl Expression {
         let written = row.project(&columns).and_then(|row| writer.write(&row)).and_then(|()| writer.finish());
         let text = String::from_utf8_lossy(&writer.into_inner()).trim().to_owned();
         match text.char_indices().nth(SHOWN_ROW) {
-            _ if written.is_err() => String::new(),
+            _ if columns.is_empty() || written.is_err() => String::new(),
             Some((end, _)) => format!("{}…", &text[..end]),
             None => text,
         }

@@ -40,6 +40,8 @@ use crate::split::Split;
 
 /// What every Parquet file begins and ends with.
 const MARK: &[u8] = b"PAR1";
+/// What a file with an encrypted footer ends with.
+const ENCRYPTED: &[u8] = b"PARE";
 
 /// What is fetched first from the end of a file: holds the footer of most files.
 const FOOTER_GUESS: usize = 64 << 10;
@@ -86,6 +88,9 @@ async fn no_parquet(file: &OpenFile, error: DatasetError) -> DatasetError {
     };
     if let Some(mistaken) = file.mistaken(&head) {
         return mistaken;
+    }
+    if tail.ends_with(ENCRYPTED) {
+        return file.malformed("the file is encrypted, and encrypted Parquet is not read");
     }
     if !head.starts_with(MARK) {
         return file.malformed("no Parquet file: it does not begin with 'PAR1'");
