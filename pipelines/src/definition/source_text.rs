@@ -41,11 +41,12 @@ impl SourceText {
             let place = error
                 .location()
                 .map(|location| Place { line: to_usize(location.line()), column: to_usize(location.column()) });
+            // The place stands before the message, so the parser need not say it again.
+            let mut message = error.without_snippet().to_string();
+            // What the parser would take as an option, a pipeline file cannot say.
             if let Some((wrong, _)) = message.split_once(", set DuplicateKeyPolicy") {
                 message = wrong.to_owned();
             }
-            // The place stands before the message, so the parser need not say it again.
-            let mut message = error.without_snippet().to_string();
             if let Some(Place { line, column }) = place {
                 message = message.replace(&format!(" at line {line}, column {column}"), "");
             }
