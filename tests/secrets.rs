@@ -90,6 +90,6 @@ async fn credentials_in_addresses_are_used_and_not_shown() {
         assert!(ran.err.contains("command line: '"), "{}", ran.err);
     }
     // A long password must not be shown because the text is cut in front of what ends it.
-    let long = format!("source.path=http://me:{}@host/a.jsnl", "pa55word".repeat(40));
+    let long = format!("source.path=ftp://me:{}@host/a.jsonl", "pa55word".repeat(40));
     run(&["run", "p.yaml", &long], 2);
 }

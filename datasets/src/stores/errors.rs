@@ -39,6 +39,8 @@ pub fn store_error(url: &str, error: object_store::Error) -> DatasetError {
         Store::PermissionDenied { source, .. } | Store::Unauthenticated { source, .. } => {
             denied(location, &concise(source.as_ref()))
         }
+        // A conflict on a read is no matter of what is there already.
+        Store::AlreadyExists { source, .. } => DatasetError::Store { location, message: concise(source.as_ref()) },
         Store::Precondition { source, .. } | Store::NotModified { source, .. } => {
             DatasetError::Changed { location, message: concise(source.as_ref()) }
         }

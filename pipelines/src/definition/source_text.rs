@@ -150,7 +150,11 @@ impl SourceText {
     /// that the command line set is not looked for in the file.
     #[must_use]
     pub(crate) fn error(&self, path: &str, message: impl Into<String>) -> DefinitionError {
-        let mut path = path;
+        // Of a map that only the command line has, one of its values shows where it comes from.
+        let below = format!("{path}.");
+        let only_below = self.overrides.range(below.clone()..).next().filter(|(key, _)| key.starts_with(&below));
+        let only_below = only_below.filter(|_| !self.places.contains_key(path)).map(|(key, _)| key.clone());
+        let mut path = only_below.as_deref().unwrap_or(path);
         let place = loop {
             if let Some(assignment) = self.overrides.get(path) {
                 // What is cut off could be what tells a credential from a name, so credentials go first.
@@ -346,6 +350,7 @@ mod tests {
             ("source.limit", "command line: 'source.limit=10': x"),
             ("steps.0.blocklist.min_distinct", "command line: 'steps.0.min_distinct=3': x"),
             ("sink.parquet.path", "command line: 'sink.parquet.path=out': x"),
+            ("sink", "command line: 'sink.parquet.path=out': x"),
             ("steps.0.blocklist.terms", "p.yaml:5:17: x"),
         ] {
             let error = source.error(path, "x").to_string();
