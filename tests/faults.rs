@@ -339,16 +339,23 @@ fn a_web_server_that_cuts_every_body_is_named() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/a.jsonl", listener.local_addr().unwrap());
     std::thread::spawn(move || {
-        for socket in listener.incoming().map_while(Result::ok) {
-            let mut headers = BufReader::new(socket.try_clone().unwrap()).lines().map_while(Result::ok);
-            let is_head = headers.next().is_some_and(|request| request.starts_with("HEAD"));
-            let _ = headers.take_while(|line| !line.is_empty()).count();
-            let mut socket = socket;
-            let body = if is_head { "" } else { "{\"id\": 1, \"text\": \"on" };
-            let _ = write!(
-                socket,
-                "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nContent-Length: 4000\r\nConnection: close\r\n\r\n{body}"
-            );
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let lines = BufReader::new(socket.try_clone().unwrap()).lines().map_while(Result::ok);
+            let request: Vec<String> =
+                lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+            let range = request.iter().find_map(|line| line.strip_prefix("range: bytes=")?.split_once('-'));
+            let (status, length) = match range {
+                Some((from, last)) => {
+                    let (from, last): (u64, u64) = (from.parse().unwrap(), last.parse().unwrap());
+                    let range = format!("206 Partial Content\r\nContent-Range: bytes {from}-{last}/4000");
+                    (range, last + 1 - from)
+                }
+                None => ("200 OK".to_owned(), 4000),
+            };
+            let body = if request[0].starts_with("head") { "" } else { "{\"id\": 1, \"text\": \"on" };
+            let head = format!("HTTP/1.1 {status}\r\nETag: \"a\"\r\nContent-Length: {length}\r\nConnection: close");
+            // A client that goes away is no concern of the test.
+            let _ = write!(socket, "{head}\r\n\r\n{body}");
         }
     });
     let workspace = Workspace::new();
