@@ -253,7 +253,7 @@ fn nothing_to_read() {
     check("/corpus' holds no file of a known format (.parquet, .jsonl");
     check("it is empty");
     workspace.write("corpus/notes.doc", "x");
-    check("there are 1 name, such as 'notes.doc'");
+    check("it has 1 name, such as 'notes.doc'");
     workspace.write("corpus/empty.jsonl", "");
     workspace.write("corpus/lines.jsonl", lines(0, 4));
     assert_eq!(workspace.run(&["run", "p.yaml", "--json"], 0).json()["rows_in"], 4);

@@ -346,7 +346,7 @@ fn a_web_server_that_cuts_every_body_is_named() {
             let range = request.iter().find_map(|line| line.strip_prefix("range: bytes=")?.split_once('-'));
             let (status, length) = match range {
                 Some((from, last)) => {
-                    let (from, last): (u64, u64) = (from.parse().unwrap(), last.parse().unwrap());
+                    let (from, last): (u64, u64) = (from.parse().unwrap(), last.parse().unwrap_or(3999));
                     let range = format!("206 Partial Content\r\nContent-Range: bytes {from}-{last}/4000");
                     (range, last + 1 - from)
                 }

@@ -296,7 +296,7 @@ async fn a_remote_paths_file_that_leads_out_is_refused(#[case] line: &str) {
 #[rstest]
 #[case::empty(&[], "it is empty")]
 #[case::hidden(&[".notes.csv"], "it is empty")]
-#[case::others(&["notes.doc", "picture.png"], "there are 2 names, such as 'notes.doc'")]
+#[case::others(&["notes.doc", "picture.png"], "it has 2 names, such as 'notes.doc'")]
 #[tokio::test]
 async fn a_folder_without_data_says_what_is_there(#[case] names: &[&str], #[case] hint: &str) {
     let folder = tempfile::tempdir().unwrap();

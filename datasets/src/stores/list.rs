@@ -437,7 +437,7 @@ pub(crate) fn nothing(location: &Location, folder: &str, names: &[String]) -> Da
 fn no_data_below(location: &Location, names: &[String]) -> DatasetError {
     let visible: Vec<&String> = names.iter().filter(|name| !is_hidden(name, true)).collect();
     let there = match visible.first() {
-        Some(name) => format!("there are {}, such as '{name}'", counted_names(visible.len())),
+        Some(name) => format!("it has {}, such as '{name}'", counted_names(visible.len())),
         None => "it is empty".to_owned(),
     };
     DatasetError::NoData { location: redact(&location.to_string()), hint: there }
