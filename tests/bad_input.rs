@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::support::{TERMS, Workspace, lines, parts, pipeline, rows};
+use crate::support::{Ran, TERMS, Workspace, lines, parts, pipeline, rows};
 
 fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -31,25 +31,64 @@ fn wrong_definitions_name_place_and_remedy() {
     workspace.write("corpus/a.jsonl", lines(0, 5));
     let good = pipeline("corpus/*.jsonl", "out");
     for (from, to, parts) in [
-        ("blocklist:", "blocklst:", vec!["p.yaml:4:", "unknown operator 'blocklst'", "did you mean 'blocklist'?"]),
-        ("terms: terms.txt", "terms: terms.txt, min_distnct: 3", vec!["p.yaml:4:", "did you mean 'min_distinct'?"]),
-        ("terms: terms.txt", "terms: term.txt", vec!["p.yaml:4:", "term.txt"]),
-        ("terms: terms.txt", "terms: terms.txt, min_distinct: many", vec!["p.yaml:4:", "min_distinct", "many"]),
+        ("blocklist:", "blocklst:", vec!["p.yaml:4:5:", "unknown operator 'blocklst'", "did you mean 'blocklist'?"]),
+        (
+            "terms: terms.txt",
+            "terms: terms.txt, min_distnct: 3",
+            vec!["p.yaml:4:35:", "did you mean 'min_distinct'?", "allowed keys: terms, column,"],
+        ),
+        ("terms: terms.txt", "terms: term.txt", vec!["p.yaml:4:17:", "/term.txt' does not exist"]),
+        (
+            "terms: terms.txt",
+            "terms: terms.txt, min_distinct: many",
+            vec!["p.yaml:4:35:", "'min_distinct': expected a whole number of at least 0, found \"many\""],
+        ),
+        (
+            "terms: terms.txt",
+            "terms: terms.txt, match: wrd",
+            vec!["p.yaml:4:35:", "'match': 'wrd' is not allowed, did you mean 'word'?; allowed: substring, word"],
+        ),
         (
             "terms: terms.txt",
             "terms: terms.txt, column: txt",
-            vec!["p.yaml:4:", "no column 'txt'", "did you mean 'text'?"],
+            vec!["p.yaml:4:35:", "no column 'txt'", "did you mean 'text'?", "columns: id, text, lang"],
         ),
-        ("NOT blocklist", "NOT bloklist", vec!["p.yaml:6:", "did you mean 'blocklist'?"]),
-        ("NOT blocklist", "blocklist +", vec!["p.yaml:6:", "blocklist +"]),
-        ("NOT blocklist", "\"regexp_like(text, '(a')\"", vec!["p.yaml:6:", "unclosed group"]),
-        ("NOT blocklist", "lenth(text) > 2", vec!["p.yaml:6:", "did you mean 'length'?"]),
-        ("corpus/*.jsonl", "corpus/*.jsnl", vec!["p.yaml:2:", "corpus/*.jsnl"]),
-        ("split_size: 100 rows", "split_size: 0.0001", vec!["p.yaml:2:", "0.0001"]),
-        ("split_size: 100 rows", "limit: -1", vec!["p.yaml:2:", "limit", "-1"]),
-        ("path: \"out\"", "path: \"https://example.org/out\"", vec!["p.yaml:7:", "nothing can be written there"]),
-        ("rejected: true", "rejectd: true", vec!["p.yaml:7:", "did you mean 'rejected'?"]),
-        ("rejected: true", "level: 99", vec!["p.yaml:7:", "99"]),
+        ("terms: terms.txt", "min_distinct: 2", vec!["p.yaml:4:5:", "the key 'terms' is missing"]),
+        ("NOT blocklist", "NOT bloklist", vec!["p.yaml:6:14:", "did you mean 'blocklist'?"]),
+        ("NOT blocklist", "blocklist +", vec!["p.yaml:6:14:", "no SQL expression", "found: the end in 'blocklist +'"]),
+        (
+            "NOT blocklist",
+            "\"regexp_like(text, '(a')\"",
+            vec!["p.yaml:6:14:", "the regular expression '(a' does not compile: unclosed group, in 'regexp_like"],
+        ),
+        ("NOT blocklist", "lenth(text) > 2", vec!["p.yaml:6:14:", "did you mean 'length'?"]),
+        ("NOT blocklist", "count(*) > 2", vec!["p.yaml:6:14:", "the function 'count' needs other rows"]),
+        ("corpus/*.jsonl", "corpus/*.jsnl", vec!["p.yaml:2:10:", "no file matches", "/corpus/*.jsnl'", "'a.jsonl'"]),
+        ("corpus/*.jsonl", "gs://bucket/a.jsonl", vec!["p.yaml:2:10:", "gs://bucket/a.jsonl", "feature 'gcs'"]),
+        ("corpus/*.jsonl", "ftp://host/a.jsonl", vec!["p.yaml:2:10:", "'ftp' is unknown; allowed are"]),
+        (
+            "split_size: 100 rows",
+            "split_size: 0.0001",
+            vec!["p.yaml:2:34:", "0.0001", "allowed are a size such as 64MB"],
+        ),
+        (
+            "split_size: 100 rows",
+            "limit: -1",
+            vec!["p.yaml:2:34:", "source.limit: expected a whole number", "found -1"],
+        ),
+        (
+            "split_size: 100 rows",
+            "split: train",
+            vec!["p.yaml:2:34:", "'train' selects nothing here", "key of a .json"],
+        ),
+        ("split_size: 100 rows", "batch_rows: 0", vec!["p.yaml:2:34:", "allowed: 1 or more"]),
+        ("split_size: 100 rows", "text: txt", vec!["p.yaml:2:34:", "no column 'txt', did you mean 'text'?"]),
+        ("path: \"corpus/*.jsonl\"", "path: {a: 1}", vec!["p.yaml:2:10:", "expected a path or a list of paths"]),
+        ("path: \"out\"", "path: \"https://example.org/out\"", vec!["p.yaml:7:18:", "nothing can be written there"]),
+        ("rejected: true", "rejectd: true", vec!["p.yaml:7:31:", "did you mean 'rejected'?"]),
+        ("rejected: true", "rejected: perhaps", vec!["p.yaml:7:", "expected true or false, found \"perhaps\""]),
+        ("rejected: true", "level: 99", vec!["p.yaml:7:31:", "99", "1 to 22"]),
+        ("rejected: true", "compression: zip", vec!["p.yaml:7:", "'zip' is not allowed; allowed: zstd, snappy, lz4"]),
     ] {
         assert!(good.contains(from), "{from}");
         workspace.write("p.yaml", good.replace(from, to));
@@ -64,6 +103,40 @@ fn wrong_definitions_name_place_and_remedy() {
     assert!(ran.err.contains("did you mean './p.yaml'?"), "{}", ran.err);
     workspace.run(&["run"], 2);
     workspace.run(&["run", "p.yaml", "--workers", "0"], 2);
+}
+
+/// What the command line sets is named as it was typed; the file is not blamed for it.
+#[test]
+fn wrong_overrides_are_named() {
+    let workspace = Workspace::new();
+    workspace.write("terms.txt", TERMS);
+    workspace.write("corpus/a.jsonl", lines(0, 5));
+    workspace.write("p.yaml", pipeline("corpus/*.jsonl", "out"));
+    for (assignment, message) in [
+        ("source.limit=many", "source.limit: expected a whole number of at least 0, found \"many\""),
+        ("source.limt=3", "unknown key 'limt', did you mean 'limit'?"),
+        ("sorce.limit=3", "unknown key 'sorce', did you mean 'source'?"),
+        ("source=corpus", "source: expected a map of keys and values, found \"corpus\""),
+        ("source.path=nowhere/*.jsonl", "/nowhere/*.jsonl'"),
+        ("source.text=txt", "no column 'txt', did you mean 'text'?; columns: id, text, lang"),
+        ("steps.0.min_distinct=0", "'min_distinct': 0 would make every verdict true; at least 1 is allowed"),
+        ("steps.0.blocklist.min_distnct=3", "did you mean 'min_distinct'?"),
+        ("steps.2.keep=NOT bloklist", "no column 'bloklist', did you mean 'blocklist'?"),
+        ("steps.7.keep=true", "'steps.7': no such element; there are 3, counted from 0"),
+        ("sink.parquet.level=99", "99 is no level of zstd, which has 1 to 22"),
+        ("sink.parquet.rejected=perhaps", "expected true or false, found \"perhaps\""),
+        ("attempts=0", "allowed: 1 or more"),
+        ("max_quarantined=1.5", "1.5 is not between 0 and 1"),
+        ("limit", "'limit' is not an override; write dotted.key=value"),
+    ] {
+        for command in ["run", "plan", "validate"] {
+            let ran = workspace.run(&[command, "p.yaml", assignment], 2);
+            assert!(ran.err.starts_with("error: command line: '"), "{command} {assignment}: {}", ran.err);
+            assert!(ran.err.contains(message), "{command} {assignment}: no {message:?} in {}", ran.err);
+            assert!(!ran.err.contains("p.yaml:"), "{command} {assignment}: {}", ran.err);
+        }
+    }
+    assert!(!workspace.path("out").exists());
 }
 
 /// Files that would grow beyond all bounds (the first to ten thousand million values) are refused with a place.
@@ -92,12 +165,12 @@ fn definitions_that_explode_are_refused() {
 #[test]
 fn bad_rows_are_quarantined_and_counted() {
     let deep = format!("{{\"id\": 3, \"text\": \"t\", \"lang\": {}1{}}}", "[".repeat(2000), "]".repeat(2000));
-    for (name, bad) in [
-        ("malformed", b"{\"id\": 3, \"text\": ".to_vec()),
-        ("no object", b"[1, 2]".to_vec()),
-        ("invalid UTF-8", b"{\"id\": 3, \"text\": \"\xff\xfe\", \"lang\": \"en\"}".to_vec()),
-        ("another type", b"{\"id\": 3, \"text\": {\"a\": 1}, \"lang\": \"en\"}".to_vec()),
-        ("too deep", deep.into_bytes()),
+    for (name, bad, says) in [
+        ("malformed", b"{\"id\": 3, \"text\": ".to_vec(), "not complete"),
+        ("no object", b"[1, 2]".to_vec(), "expected {"),
+        ("invalid UTF-8", b"{\"id\": 3, \"text\": \"\xff\xfe\", \"lang\": \"en\"}".to_vec(), "UTF-8"),
+        ("another type", b"{\"id\": 3, \"text\": {\"a\": 1}, \"lang\": \"en\"}".to_vec(), "expected string"),
+        ("too deep", deep.into_bytes(), "deep"),
     ] {
         let workspace = Workspace::new();
         workspace.write("terms.txt", TERMS);
@@ -114,7 +187,11 @@ fn bad_rows_are_quarantined_and_counted() {
         assert_eq!(aside.len(), 1, "{name}");
         assert_eq!(aside[0]["offset"], offset, "{name}");
         assert!(aside[0]["source"].as_str().unwrap().ends_with("/corpus/a.jsonl"), "{name}");
-        assert!(!aside[0]["error"].as_str().unwrap().is_empty(), "{name}");
+        assert!(aside[0]["error"].as_str().unwrap().contains(says), "{name}: {}", aside[0]["error"]);
+        assert_eq!((&aside[0]["step"], &aside[0]["row"]), (&json!("read"), &json!(3)), "{name}");
+        assert_eq!(aside[0]["length"], bad.len(), "{name}");
+        let raw: String = bad.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(aside[0]["raw"], raw, "{name}: the very bytes are kept");
         let kept = rows(&workspace.path("out"), "data").len() + rows(&workspace.path("out"), "rejected").len();
         assert_eq!(kept, 9, "{name}");
         // The share that is allowed decides the exit code; the run itself is complete.
@@ -133,12 +210,15 @@ fn damaged_files_fail_by_name() {
     let mut corrupt_footer = parquet.clone();
     let length = corrupt_footer.len();
     corrupt_footer[length - 40..length - 8].fill(0xff);
-    for (name, bytes, at_planning) in [
-        ("a.jsonl.gz", cut(&gzip(&lines(0, 3000)), 0.6), false),
-        ("a.jsonl.zst", cut(&zstd, 0.6), false),
-        ("a.parquet", cut(&parquet, 0.6), true),
-        ("b.parquet", corrupt_footer, true),
-        ("c.parquet", Vec::new(), true),
+    let gzip = cut(&gzip(&lines(0, 3000)), 0.6);
+    let (gzip_end, parquet_end) = (gzip.len(), parquet.len() * 6 / 10);
+    for (name, bytes, says, at_planning) in [
+        ("a.jsonl.gz", gzip, format!("truncated gzip data: the file ends at byte {gzip_end},"), false),
+        ("a.jsonl.zst", cut(&zstd, 0.6), "truncated zstd data: the file ends at byte ".to_owned(), false),
+        ("a.parquet", cut(&parquet, 0.6), format!("the file ends at byte {parquet_end} without the 'PAR1'"), true),
+        ("b.parquet", corrupt_footer, "is damaged: ".to_owned(), true),
+        ("c.parquet", Vec::new(), "0 bytes are too few for a Parquet file".to_owned(), true),
+        ("d.parquet", b"<!DOCTYPE html><html></html>".to_vec(), "this is a web page".to_owned(), true),
     ] {
         let workspace = Workspace::new();
         workspace.write("corpus/good.jsonl", lines(0, 50));
@@ -148,7 +228,9 @@ fn damaged_files_fail_by_name() {
             "source: {path: corpus}\nsteps: [derive: {n: character_length(text)}]\nsink: {parquet: {path: out}}\n",
         );
         let ran = workspace.run(&["run", "p.yaml"], 1);
-        assert!(ran.err.contains(name), "{name}: {}", ran.err);
+        assert!(ran.err.contains(&format!("/corpus/{name}' is malformed: ")), "{name}: {}", ran.err);
+        assert!(ran.err.contains(&says), "{name}: no {says:?} in {}", ran.err);
+        assert!(!ran.err.contains("Parquet error"), "{name}: {}", ran.err);
         if !at_planning {
             let status = workspace.run(&["status", "out", "--json"], 0).json();
             assert_eq!((&status["committed"], &status["finished"]), (&json!(1), &json!(false)), "{name}");
@@ -162,9 +244,16 @@ fn nothing_to_read() {
     let workspace = Workspace::new();
     workspace
         .write("p.yaml", "source: {path: corpus}\nsteps: [filter: {keep: id >= 0}]\nsink: {parquet: {path: out}}\n");
-    assert!(workspace.run(&["run", "p.yaml"], 2).err.contains("corpus"));
+    let check = |says: &str| {
+        let ran = workspace.run(&["run", "p.yaml"], 2);
+        assert!(ran.err.starts_with("error: p.yaml:1:10: ") && ran.err.contains(says), "no {says:?} in {}", ran.err);
+    };
+    check("/corpus' does not exist");
     std::fs::create_dir(workspace.path("corpus")).unwrap();
-    assert!(workspace.run(&["run", "p.yaml"], 2).err.contains("corpus"));
+    check("/corpus' holds no file of a known format (.parquet, .jsonl");
+    check("it is empty");
+    workspace.write("corpus/notes.doc", "x");
+    check("it has 1 name, such as 'notes.doc'");
     workspace.write("corpus/empty.jsonl", "");
     workspace.write("corpus/lines.jsonl", lines(0, 4));
     assert_eq!(workspace.run(&["run", "p.yaml", "--json"], 0).json()["rows_in"], 4);
@@ -189,12 +278,20 @@ fn nulls_duplicate_ids_and_a_huge_document() {
     assert_eq!((&report["rows_in"], &report["rows_rejected"], &report["rows_out"]), (&json!(4), &json!(2), &json!(2)));
     let kept = rows(&workspace.path("out"), "data");
     assert!(kept.iter().all(|row| row.get("text").is_none_or(serde_json::Value::is_null)), "{kept:?}");
+    assert!(kept.iter().all(|row| row["id"] == 1), "equal ids stay as they are: {kept:?}");
+    let rejected = rows(&workspace.path("out"), "rejected");
+    let lengths: Vec<usize> = rejected.iter().map(|row| row["text"].as_str().unwrap().len()).collect();
+    assert_eq!(lengths, [6 * 8_400_000 + 8 + 6 * 8_400_000 + 5, 11], "a large text is whole");
 }
 
 /// A file that may not be read, and a link that leads nowhere: named, and the run goes on when they are mended.
 #[test]
 fn files_that_cannot_be_read() {
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::process::CommandExt;
+
+    /// The user that owns nothing.
+    const NOBODY: u32 = 65534;
 
     let workspace = Workspace::new();
     workspace.write("corpus/a.jsonl", lines(0, 50));
@@ -205,16 +302,53 @@ fn files_that_cannot_be_read() {
     std::fs::remove_file(workspace.path("corpus/b.jsonl")).unwrap();
 
     let closed = workspace.write("corpus/c.jsonl", lines(50, 50));
-    let mode = |bits| std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(bits)).unwrap();
-    mode(0);
+    let mode = |path: &std::path::Path, bits| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(bits)).unwrap();
+    };
+    mode(&closed, 0);
+    let mut command = workspace.gristmill(&["run", "p.yaml"]);
     if std::fs::File::open(&closed).is_ok() {
-        println!("skipped: this user may read every file");
-    } else {
-        let ran = workspace.run(&["run", "p.yaml"], 1);
-        assert!(ran.err.contains("c.jsonl") && ran.err.contains("ermission denied"), "{}", ran.err);
+        // The superuser may read everything, so somebody else runs it.
+        mode(&workspace.path(""), 0o777);
+        command.uid(NOBODY).gid(NOBODY);
     }
-    mode(0o644);
+    match command.output() {
+        Err(error) => println!("skipped: nobody else can run the program here: {error}"),
+        Ok(output) => {
+            let ran = Ran::of(output);
+            assert_eq!(ran.code, 1, "{}", ran.err);
+            assert!(ran.err.contains("no access to 'file://") && ran.err.contains("/corpus/c.jsonl'"), "{}", ran.err);
+            assert!(ran.err.contains("Permission denied") && ran.err.contains("who may read"), "{}", ran.err);
+        }
+    }
+    mode(&closed, 0o644);
     assert_eq!(workspace.run(&["run", "p.yaml", "--json"], 0).json()["rows_in"], 100);
+}
+
+/// A SQL expression that has no value for a row names the file, the row, the value and the way out; the run goes on with a
+/// definition that has one.
+#[test]
+fn a_value_that_sql_cannot_use_is_named() {
+    let workspace = Workspace::new();
+    workspace.write("corpus/a.jsonl", "{\"id\": 1, \"text\": \"17\"}\n{\"id\": 2, \"text\": \"many\"}\n");
+    workspace.write("corpus/b.jsonl", "{\"id\": 3, \"text\": \"18\"}\n");
+    let text = "source: {path: corpus}\nsteps: [derive: {n: CAST(text AS INT)}]\nsink: {parquet: {path: out}}\n";
+    workspace.write("p.yaml", text);
+    let ran = workspace.run(&["run", "p.yaml", "--quiet"], 1);
+    for says in [
+        "1 of 2 splits failed",
+        "/corpus/a.jsonl': step 'derive': 'CAST(text AS INT)': Cannot cast string 'many'",
+        "TRY_CAST gives null instead",
+        "in the row {\"text\":\"many\"}",
+    ] {
+        assert!(ran.err.contains(says), "no {says:?} in {}", ran.err);
+    }
+    let status = workspace.run(&["status", "out"], 0);
+    assert!(status.out.contains("was given up") && status.out.contains("{\"text\":\"many\"}"), "{}", status.out);
+    workspace.write("p.yaml", text.replace("CAST", "TRY_CAST"));
+    let refused = workspace.run(&["run", "p.yaml"], 2);
+    assert!(refused.err.contains("is of another run") && refused.err.contains("--fresh"), "{}", refused.err);
+    assert_eq!(workspace.run(&["run", "p.yaml", "--fresh", "--json"], 0).json()["rows_out"], 3);
 }
 
 /// Clocks that jump decide nothing: neither files and records from the future or from before 1970 nor a plan that is newer
@@ -266,7 +400,43 @@ fn a_file_that_changes_under_the_run() {
     std::fs::remove_file(workspace.path("out/_run/manifest.parquet")).unwrap();
     workspace.write("corpus/a.jsonl", lines(1, 3000));
     let ran = workspace.run(&["run", "p.yaml"], 2);
-    assert!(ran.err.contains("a.jsonl"), "{}", ran.err);
+    assert!(ran.err.contains("is of another run") && ran.err.contains("/corpus/a.jsonl"), "{}", ran.err);
+}
+
+/// The run folder inside of the source: the second start would read what the first wrote.
+#[test]
+fn an_output_inside_of_the_source_is_refused() {
+    let workspace = Workspace::new();
+    workspace.write("corpus/a.jsonl", lines(0, 5));
+    for (source, sink) in [("corpus", "corpus"), ("corpus", "corpus/out"), ("./**", "out")] {
+        workspace.write("p.yaml", format!("source: {{path: {source}}}\nsink: {{parquet: {{path: {sink}}}}}\n"));
+        for command in ["run", "plan", "validate"] {
+            let ran = workspace.run(&[command, "p.yaml"], 2);
+            assert!(ran.err.starts_with("error: p.yaml:2:18: sink: the run folder '"), "{source}: {}", ran.err);
+            assert!(ran.err.contains("name a folder elsewhere"), "{source}: {}", ran.err);
+        }
+    }
+}
+
+/// A look at a file passes over no row in silence, and a single file is looked at like a pattern.
+#[test]
+fn a_look_names_rows_that_cannot_be_read() {
+    let workspace = Workspace::new();
+    let good = lines(0, 2);
+    workspace.write("a.jsonl", format!("{good}{{broken\n"));
+    let looked = workspace.run(&["inspect", "a.jsonl", "--json"], 0);
+    assert_eq!(looked.out.lines().count(), 2);
+    let says = format!("/a.jsonl': the row at byte {} cannot be read: ", good.len());
+    assert!(looked.err.starts_with("note: 'file://") && looked.err.contains(&says), "{}", looked.err);
+    let status = workspace.run(&["status", "a.jsonl"], 1);
+    assert!(status.err.contains("the folder holds no run"), "{}", status.err);
+    workspace.write("p.yaml", "source: {path: p.yaml}\nsink: {parquet: {path: out}}\n");
+    let ran = workspace.run(&["run", "p.yaml"], 2);
+    assert!(
+        ran.err.contains("p.yaml:1:10: ") && ran.err.contains("set source.format to one of parquet"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]

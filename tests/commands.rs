@@ -39,6 +39,8 @@ fn run_and_run_again() {
     let again = workspace.run(&["run", "p.yaml", "--json"], 0);
     assert_eq!(again.json()["rows_in"], 400);
     assert!(again.err.contains("\"resumed\":5"), "{}", again.err);
+    let said = workspace.run(&["run", "p.yaml"], 0);
+    assert!(!first.out.contains("done before") && said.out.contains("all of it done before"), "{}", said.out);
     assert_eq!(parts(&workspace.path("out")), before, "a finished run is left alone");
 }
 
@@ -47,7 +49,9 @@ fn a_changed_definition_is_refused_and_fresh_starts_over() {
     let workspace = workspace();
     workspace.run(&["run", "p.yaml", "--quiet"], 0);
     let refused = workspace.run(&["run", "p.yaml", "steps.0.min_distinct=1"], 2);
+    assert!(refused.err.contains("/out/_run/plan.parquet' is of another run: "), "{}", refused.err);
     assert!(refused.err.contains("min_distinct: 2 -> 1"), "{}", refused.err);
+    assert!(refused.err.contains("name another folder, or start over in a new folder beside it (--fresh)"));
     workspace.write("terms.txt", "weevil\n");
     let refused = workspace.run(&["run", "p.yaml"], 2);
     assert!(refused.err.contains("terms.txt"), "{}", refused.err);
@@ -228,6 +232,8 @@ fn schema_and_operators() {
         let one = workspace.run(&["operators", kind], 0);
         assert!(one.out.contains(&format!("- {kind}")), "{}", one.out);
     }
+    let inner = workspace.run(&["operators", "tokenize"], 0);
+    assert!(inner.out.contains("pack.length") && inner.out.contains("pack.too_long"), "{}", inner.out);
     let unknown = workspace.run(&["operators", "blocklst"], 2);
     assert!(unknown.err.contains("did you mean 'blocklist'?"), "{}", unknown.err);
 }

@@ -285,3 +285,83 @@ fn a_run_on_an_s3_server_that_fails() {
     assert_eq!(ran.json()["rows_in"], 6000);
     assert!(parts(&workspace.path("s3/bucket/run")) == parts(&workspace.path("calm")));
 }
+
+/// A web server that refuses, wants to wait or is broken, whatever is tried: the file, the status and the way out are named,
+/// and nothing of the credentials in the address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_server_that_fails_for_good_is_named() {
+    let server = wiremock::MockServer::start().await;
+    let cases = [
+        (401, 1, "no access to", "status 401 Unauthorized"),
+        (403, 1, "no access to", "a signed query that is valid now"),
+        (404, 2, "p404.yaml:1:10: source: '", "does not exist"),
+        (409, 1, "", "status 409 Conflict"),
+        (416, 1, "has changed", "status 416"),
+        (429, 1, "failed for now: status 429 Too Many Requests", "after 10 retries"),
+        (500, 1, "failed for now: status 500 Internal Server Error", "after 10 retries"),
+        (503, 1, "failed for now: status 503 Service Unavailable", "after 10 retries"),
+    ];
+    let checks = cases.map(|(status, code, says, also)| {
+        let uri = server.uri();
+        async move {
+            let address = format!("{uri}/{status}.jsonl");
+            let workspace = Workspace::new();
+            let signed = address.replace("http://", "http://me:pa55word@") + "?X-Amz-Signature=0123abcdsignature";
+            let file = format!("p{status}.yaml");
+            let text = format!("source: {{path: \"{signed}\"}}\nsink: {{parquet: {{path: out}}}}\nattempts: 1\n");
+            workspace.write(&file, text);
+            let mut command = workspace.gristmill(&["run", &file]);
+            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+            let ran = Ran::of(output);
+            assert_eq!(ran.code, code, "{status}: {}", ran.err);
+            for part in [says, also, &format!("'{address}'")] {
+                assert!(ran.err.contains(part), "{status}: no {part:?} in {}", ran.err);
+            }
+            for hidden in ["pa55word", "signature", "max_retries", "Generic"] {
+                assert!(!ran.err.contains(hidden), "{status}: {hidden} in {}", ran.err);
+            }
+        }
+    });
+    for (status, ..) in cases {
+        wiremock::Mock::given(wiremock::matchers::path(format!("/{status}.jsonl")))
+            .respond_with(wiremock::ResponseTemplate::new(status))
+            .mount(&server)
+            .await;
+    }
+    futures::future::join_all(checks).await;
+}
+
+/// A server that sends the begin of every body and then hangs up.
+#[test]
+fn a_web_server_that_cuts_every_body_is_named() {
+    use std::io::{BufRead, BufReader, Write};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/a.jsonl", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let lines = BufReader::new(socket.try_clone().unwrap()).lines().map_while(Result::ok);
+            let request: Vec<String> =
+                lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+            let range = request.iter().find_map(|line| line.strip_prefix("range: bytes=")?.split_once('-'));
+            let (status, length) = match range {
+                Some((from, last)) => {
+                    let (from, last): (u64, u64) = (from.parse().unwrap(), last.parse().unwrap_or(3999));
+                    let range = format!("206 Partial Content\r\nContent-Range: bytes {from}-{last}/4000");
+                    (range, last + 1 - from)
+                }
+                None => ("200 OK".to_owned(), 4000),
+            };
+            let body = if request[0].starts_with("head") { "" } else { "{\"id\": 1, \"text\": \"on" };
+            let head = format!("HTTP/1.1 {status}\r\nETag: \"a\"\r\nContent-Length: {length}\r\nConnection: close");
+            // A client that goes away is no concern of the test.
+            let _ = write!(socket, "{head}\r\n\r\n{body}");
+        }
+    });
+    let workspace = Workspace::new();
+    workspace
+        .write("p.yaml", format!("source: {{path: \"{address}\"}}\nsink: {{parquet: {{path: out}}}}\nattempts: 1\n"));
+    let ran = workspace.run(&["run", "p.yaml"], 1);
+    assert!(ran.err.contains(&format!("'{address}' failed for now: ")), "{}", ran.err);
+    assert!(!workspace.path("out/_run/manifest.parquet").exists(), "half a file is no file");
+}

@@ -200,7 +200,7 @@ async fn a_gated_data_set_and_its_token() {
     for (token, code) in [(None, 1), (Some("hf_thiswasrevokedlongago"), 1), (Some(TOKEN), 0)] {
         for arguments in [vec!["run", "p.yaml"], vec!["plan", "p.yaml"], vec!["validate", "p.yaml", "--json"]] {
             let mut command = client(&workspace, &hub.uri(), &arguments);
-            command.env("GRISTMILL_LOG", "debug");
+            command.env("GRISTMILL_LOG", "trace");
             command.envs(token.map(|token| ("HF_TOKEN", token)));
             let ran = tokio::task::block_in_place(|| run(&mut command, code));
             assert_eq!(ran.err.contains("HF_TOKEN"), code != 0, "{arguments:?}: {}", ran.err);

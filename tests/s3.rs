@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::kills::{corpus, kills, torment};
-use crate::support::{Ran, Workspace, parts, pipeline};
+use crate::support::{Ran, Workspace, holds, parts, pipeline};
 
 #[path = "../datasets/tests/common/s3.rs"]
 pub mod server;
@@ -41,8 +41,35 @@ fn a_run_from_s3_to_s3() {
 
     let status = Ran::of(client(&workspace, &endpoint, &["status", "s3://bucket/run", "--json"]).output().unwrap());
     assert_eq!((status.code, &status.json()["state"]), (0, &"finished".into()), "{}", status.err);
-    for secret in [server::ACCESS_KEY_ID, server::SECRET_ACCESS_KEY] {
-        assert!(!ran.err.contains(secret) && !ran.out.contains(secret), "a credential is printed");
+}
+
+/// Keys and session tokens of the environment are in no log of any level, no output, no error and no file of a run.
+#[test]
+fn keys_of_the_environment_are_not_shown() {
+    const TOKEN: &str = "sessiontokenthatnobodymaysee";
+    let (workspace, endpoint) = prepared();
+    workspace.write("s3.yaml", pipeline("corpus/*.jsonl", "s3://bucket/run"));
+    workspace.write("wrong.yaml", pipeline("s3://nobucket/x/*.jsonl", "s3://bucket/other"));
+    for arguments in [
+        &["validate", "s3.yaml"][..],
+        &["plan", "s3.yaml"],
+        &["run", "s3.yaml", "--json"],
+        &["status", "s3://bucket/run"],
+        &["inspect", "s3://bucket/run"],
+        &["run", "s3.yaml", "steps.0.min_distinct=1"],
+        &["run", "wrong.yaml"],
+        &["status", "s3://bucket/nowhere"],
+    ] {
+        let mut command = client(&workspace, &endpoint, arguments);
+        command.env("GRISTMILL_LOG", "trace").env("AWS_SESSION_TOKEN", TOKEN);
+        let ran = Ran::of(command.output().unwrap());
+        assert!(!ran.err.is_empty(), "{arguments:?} logs nothing");
+        for secret in [server::ACCESS_KEY_ID, server::SECRET_ACCESS_KEY, TOKEN] {
+            assert!(!ran.err.contains(secret) && !ran.out.contains(secret), "{arguments:?} shows {secret}");
+        }
+    }
+    for secret in [server::ACCESS_KEY_ID, server::SECRET_ACCESS_KEY, TOKEN] {
+        assert_eq!(holds(&workspace.path("s3/bucket"), secret), None, "{secret} is recorded");
     }
 }
 

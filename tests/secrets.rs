@@ -82,6 +82,14 @@ async fn credentials_in_addresses_are_used_and_not_shown() {
             run(&[command, "wrong.yaml"], 2);
         }
     }
-    let changed = format!("steps.0.terms={}", address("/other.txt"));
-    run(&["run", "p.yaml", &changed], 2);
+    for (key, name) in
+        [("steps.0.terms", "/other.txt"), ("source.path", "/other.jsonl"), ("steps.0.trms", "/terms.txt")]
+    {
+        let changed = format!("{key}={}", address(name));
+        let ran = run(&["run", "p.yaml", &changed], 2);
+        assert!(ran.err.contains("command line: '"), "{}", ran.err);
+    }
+    // A long password must not be shown because the text is cut in front of what ends it.
+    let long = format!("source.path=ftp://me:{}@host/a.jsonl", "pa55word".repeat(40));
+    run(&["run", "p.yaml", &long], 2);
 }

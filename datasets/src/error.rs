@@ -16,12 +16,23 @@ pub enum DatasetError {
         message: String,
     },
     /// Nothing is there.
-    #[error("'{location}' does not exist{}", hinted(.hint))]
+    #[error("{}{}", absent(.location), hinted(.hint))]
     NotFound {
         /// The location.
         location: String,
         /// What may have been meant.
         hint: Option<String>,
+    },
+    /// A folder is there, and no file of rows below it.
+    #[error(
+        "'{location}' holds no file of a known format (.parquet, .jsonl, .ndjson, .json, .csv, .tsv, .arrow, .feather, \
+         and text with .gz or .zst behind it): {hint}"
+    )]
+    NoData {
+        /// The folder.
+        location: String,
+        /// What is there instead.
+        hint: String,
     },
     /// Access was refused.
     #[error("no access to '{location}': {message}")]
@@ -56,7 +67,11 @@ pub enum DatasetError {
         message: String,
     },
     /// A run folder holds another run than the one that was asked for.
-    #[error("'{location}' is of another run: {}", .differences.join("; "))]
+    #[error(
+        "'{location}' is of another run: {}; go on with the definition and the files of that run, name another folder, or \
+         start over in a new folder beside it (--fresh)",
+        .differences.join("; ")
+    )]
     DifferentRun {
         /// The plan of the run that is there.
         location: String,
@@ -119,6 +134,15 @@ impl DatasetError {
 
 fn listed(numbers: &[u64]) -> String {
     numbers.iter().take(5).map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A pattern stands for nothing; anything else is not there. Only in web addresses a question mark is no wildcard.
+fn absent(location: &str) -> String {
+    if !location.starts_with("http") && location.contains(['*', '?', '[', '{']) {
+        format!("no file matches '{location}'")
+    } else {
+        format!("'{location}' does not exist")
+    }
 }
 
 fn hinted(hint: &Option<String>) -> String {

@@ -174,10 +174,23 @@ async fn wrong_keys_are_named_without_being_shown() {
     assert!(message.contains("AWS_PROFILE") && !message.contains("wrong-secret"), "{message}");
 }
 
+/// Where a cloud machine would give credentials, nothing answers, or something that knows of none.
+#[rstest]
+#[case(None)]
+#[case(Some(403))]
+#[case(Some(404))]
 #[tokio::test]
-async fn no_credentials_at_all_are_named_at_once() {
+async fn no_credentials_at_all_are_named_at_once(#[case] answer: Option<u16>) {
+    let server = MockServer::start().await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let variables = [("AWS_METADATA_ENDPOINT", format!("http://{closed}")), ("HOME", "/nonexistent".to_owned())];
+    let metadata = match answer {
+        None => format!("http://{closed}"),
+        Some(status) => {
+            Mock::given(wiremock::matchers::any()).respond_with(ResponseTemplate::new(status)).mount(&server).await;
+            server.uri()
+        }
+    };
+    let variables = [("AWS_METADATA_ENDPOINT", metadata), ("HOME", "/nonexistent".to_owned())];
     let stores = stores(variables.map(|(name, value)| (name.to_owned(), value)));
     let begin = std::time::Instant::now();
     let error = stores.read_all("s3://bucket/a").await.unwrap_err();
@@ -257,6 +270,67 @@ async fn a_remote_paths_file_names_files_beside_it() {
     assert_eq!(found[0].url, "memory:///lists/a.csv");
 }
 
+/// Whoever can write a list somewhere in the network cannot have files of this machine read by it.
+#[rstest]
+#[case("/etc/hosts")]
+#[case("~/.ssh/keys.csv")]
+#[case("../../keys.csv")]
+#[case("deeper/../../keys.csv")]
+#[case("file:///etc/hosts")]
+#[case("FILE:///etc/hosts")]
+#[tokio::test]
+async fn a_remote_paths_file_that_leads_out_is_refused(#[case] line: &str) {
+    let stores = local();
+    for (file, text) in [("lists/a.csv", "x".to_owned()), ("lists/paths.txt", format!("# two\na.csv\n{line}\n"))] {
+        let (store, path) = stores.open(&format!("memory:///{file}")).unwrap();
+        store.put(&path, text.into()).await.unwrap();
+    }
+    let options = ListOptions { paths_file: Some("memory:///lists/paths.txt".into()), ..ListOptions::default() };
+    let error = stores.list(&[], &options).await.unwrap_err();
+    let DatasetError::Malformed { location, message } = &error else { panic!("{error:?}") };
+    assert_eq!(location, "memory:///lists/paths.txt");
+    assert!(message.contains(&format!("line 3: '{line}' leads out")), "{message}");
+    assert!(message.contains("s3://"), "{message}");
+}
+
+#[rstest]
+#[case::empty(&[], "it is empty")]
+#[case::hidden(&[".notes.csv"], "it is empty")]
+#[case::others(&["notes.doc", "picture.png"], "it has 2 names, such as 'notes.doc'")]
+#[tokio::test]
+async fn a_folder_without_data_says_what_is_there(#[case] names: &[&str], #[case] hint: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let stores = local();
+    for name in names {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    let error = stores.list(&[folder.path().display().to_string()], &ListOptions::default()).await.unwrap_err();
+    assert!(matches!(error, DatasetError::NoData { .. }), "{error:?}");
+    let message = error.to_string();
+    assert!(message.starts_with(&format!("'file://{}' holds no file", folder.path().display())), "{message}");
+    assert!(message.contains(".parquet, .jsonl") && message.ends_with(hint), "{message}");
+    if names.len() < 2 {
+        return;
+    }
+    for name in names {
+        let (store, path) = stores.open(&format!("memory:///bare/{name}")).unwrap();
+        store.put(&path, "x".into()).await.unwrap();
+    }
+    let error = stores.list(&["memory:///bare/".to_owned()], &ListOptions::default()).await.unwrap_err();
+    assert!(matches!(&error, DatasetError::NoData { location, .. } if location == "memory:///bare/"), "{error:?}");
+    assert!(error.to_string().ends_with(hint), "{error}");
+}
+
+#[tokio::test]
+async fn a_pipe_is_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("a.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = local().list(&[pipe.display().to_string()], &ListOptions::default()).await.unwrap_err();
+    assert!(matches!(error, DatasetError::Location { .. }), "{error:?}");
+    assert!(error.to_string().contains("a.jsonl") && error.to_string().contains("is a pipe"), "{error}");
+}
+
 #[tokio::test]
 async fn a_selection_without_a_data_set_is_refused() {
     let options = ListOptions { split: Some("train".into()), ..ListOptions::default() };
@@ -322,6 +396,7 @@ async fn web_files_are_found_by_head_or_by_their_first_byte() {
 #[case(401, "Denied")]
 #[case(403, "Denied")]
 #[case(400, "Store")]
+#[case(409, "Store")]
 #[case(416, "Changed")]
 #[case(429, "Transient")]
 #[case(500, "Transient")]
@@ -335,6 +410,46 @@ async fn answers_of_web_servers(#[case] status: u16, #[case] variant: &str) {
     assert!(!error.to_string().contains("s3cr3t"), "{error}");
     let requests = server.received_requests().await.unwrap().len();
     assert_eq!(requests, if variant == "Transient" { 4 } else { 1 }, "what may pass is tried again");
+}
+
+/// A server that is silent for longer than it may be is tried again, and then named.
+#[tokio::test]
+async fn a_server_that_is_too_slow_is_named() {
+    let server = MockServer::start().await;
+    let slow = ResponseTemplate::new(200).set_body_string("x").set_delay(Duration::from_secs(20));
+    Mock::given(method("GET")).respond_with(slow).mount(&server).await;
+    let stores = Stores::new(StoreOptions {
+        read_timeout: Duration::from_millis(100),
+        retry: RetryPolicy { most_retries: 1, first_wait: Duration::from_millis(5), ..RetryPolicy::default() },
+        environment: Environment::of([("HOME", "/nonexistent")]),
+        ..StoreOptions::default()
+    });
+    let url = format!("{}/a", server.uri());
+    let error = stores.read_all(&url).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert!(error.to_string().starts_with(&format!("'{url}' failed for now: ")), "{error}");
+    assert!(error.to_string().contains("after 1 retry"), "{error}");
+    assert_eq!(server.received_requests().await.unwrap().len(), 2);
+}
+
+/// A bucket whose listing names keys that climb: nothing outside of the bucket is opened by them.
+#[tokio::test]
+async fn a_listing_of_s3_that_leads_out_is_refused() {
+    let server = MockServer::start().await;
+    let listing = "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated><Contents>\
+                   <Key>data/../../../etc/keys.csv</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>\
+                   <ETag>\"a\"</ETag><Size>3</Size></Contents></ListBucketResult>";
+    Mock::given(method("GET"))
+        .and(query_param("list-type", "2"))
+        .respond_with(ResponseTemplate::new(200).set_body_string(listing))
+        .mount(&server)
+        .await;
+    let stores = stores(common::s3::variables(&server.uri()));
+    let error = stores.list(&["s3://bucket/data/**/*.csv".to_owned()], &ListOptions::default()).await.unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("s3://bucket/data/") && message.contains("data/../../../etc/keys.csv"), "{message}");
+    let asked = server.received_requests().await.unwrap();
+    assert!(asked.iter().all(|request| request.url.query().is_some_and(|query| query.contains("list-type"))));
 }
 
 #[tokio::test]

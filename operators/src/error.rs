@@ -66,7 +66,7 @@ pub enum OperatorError {
         expected: String,
     },
     /// A column that the operator would add exists already.
-    #[error("{kind}: the input already has a column '{column}'; give the step another name")]
+    #[error("{kind}: the input already has a column '{column}'; choose another name")]
     DuplicateColumn {
         /// The operator's kind.
         kind: String,
@@ -91,6 +91,16 @@ pub enum OperatorError {
         /// What is wrong with it.
         message: String,
     },
+    /// A SQL expression has no value for a row.
+    #[error("'{expression}': {message}{}", of_row(.row))]
+    Expression {
+        /// The expression.
+        expression: String,
+        /// What is wrong.
+        message: String,
+        /// The values of the row that the expression reads, as JSON; empty where no single row is at fault.
+        row: String,
+    },
     /// An Arrow computation failed.
     #[error(transparent)]
     Arrow(#[from] ArrowError),
@@ -110,6 +120,10 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 fn suggestion(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|name| format!(", did you mean '{name}'?")).unwrap_or_default()
+}
+
+fn of_row(row: &str) -> String {
+    if row.is_empty() { String::new() } else { format!("; in the row {row}") }
 }
 
 fn key_prefix(key: &str) -> String {

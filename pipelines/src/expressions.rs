@@ -18,6 +18,9 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionConfig;
 use gristmill_operators::{OperatorError, RowPredicate, default_array, nearest};
 
+/// So many characters of a row are shown in an error.
+const SHOWN_ROW: usize = 200;
+
 /// A SQL expression bound to a schema.
 #[derive(Clone, Debug)]
 pub struct Expression {
@@ -39,7 +42,7 @@ impl Expression {
         let state = &*STATE;
         let df_schema = DFSchema::try_from(schema.as_ref().clone()).map_err(|error| fail(error.to_string()))?;
         let parsed = state.create_logical_expr(sql, &df_schema).map_err(|error| fail(explain(&error, schema)))?;
-        refuse_unstable(&parsed).map_err(&fail)?;
+        refuse(&parsed).map_err(&fail)?;
         let mut columns: Vec<String> = parsed.column_refs().into_iter().map(|column| column.name.clone()).collect();
         columns.sort();
         let (alias, bare) = match parsed {
@@ -64,12 +67,9 @@ impl Expression {
         let Ok(row) = RecordBatch::try_new_with_options(Arc::new(Schema::new(relaxed)), columns, &options) else {
             return Ok(());
         };
-        match self.evaluate(&row) {
-            Err(error)
-                if error.to_string().to_lowercase().contains("regular expression")
-                    || error.to_string().contains("regex parse") =>
-            {
-                Err(error.to_string())
+        match self.compute(&row).map_err(|error| error.to_string()) {
+            Err(text) if text.to_lowercase().contains("regular expression") || text.contains("regex parse") => {
+                Err(explain_pattern(&text))
             }
             _ => Ok(()),
         }
@@ -110,7 +110,47 @@ impl Expression {
     }
 
     /// One value per row.
+    ///
+    /// # Errors
+    /// [`OperatorError::Expression`] with the first row that has no value, such as a text that is cast to a number and is
+    /// none.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, OperatorError> {
+        self.compute(batch).map_err(|error| {
+            let rows = (0..batch.num_rows()).map(|row| batch.slice(row, 1));
+            let failed = rows.into_iter().find_map(|row| self.compute(&row).err().map(|error| (row, error)));
+            let (row, error) = failed.unwrap_or_else(|| (batch.slice(0, 0), error));
+            self.failure(&row, &error)
+        })
+    }
+
+    /// An error about one row, which shows the values that the expression reads.
+    fn failure(&self, row: &RecordBatch, error: &OperatorError) -> OperatorError {
+        let text = error.to_string();
+        let mut message = ["Arrow error: ", "Compute error: ", "Execution error: ", "Cast error: "]
+            .iter()
+            .fold(text.as_str(), |text, prefix| text.strip_prefix(prefix).unwrap_or(text))
+            .to_owned();
+        if message.contains("Cannot cast") {
+            message.push_str(" (TRY_CAST gives null instead)");
+        }
+        OperatorError::Expression { expression: self.sql.clone(), message, row: self.shown(row) }
+    }
+
+    /// The values that the expression reads of a row, as JSON of bounded length; empty where there is no row.
+    fn shown(&self, row: &RecordBatch) -> String {
+        let schema = row.schema();
+        let columns: Vec<usize> = self.columns.iter().filter_map(|name| schema.index_of(name).ok()).collect();
+        let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
+        let written = row.project(&columns).and_then(|row| writer.write(&row)).and_then(|()| writer.finish());
+        let text = String::from_utf8_lossy(&writer.into_inner()).trim().to_owned();
+        match text.char_indices().nth(SHOWN_ROW) {
+            _ if columns.is_empty() || written.is_err() => String::new(),
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    }
+
+    fn compute(&self, batch: &RecordBatch) -> Result<ArrayRef, OperatorError> {
         let value = self.physical.evaluate(batch).map_err(engine_error)?;
         value.into_array(batch.num_rows()).map_err(engine_error)
     }
@@ -140,23 +180,43 @@ static STATE: LazyLock<SessionState> = LazyLock::new(|| {
     SessionStateBuilder::new().with_config(config).with_default_features().build()
 });
 
-fn refuse_unstable(expression: &Expr) -> Result<(), String> {
+/// Refuses what could give another value on a second try, and what needs more than the row.
+fn refuse(expression: &Expr) -> Result<(), String> {
     let mut found = None;
     let walked = expression.apply(|node| {
-        if let Expr::ScalarFunction(function) = node
-            && function.func.signature().volatility != Volatility::Immutable
-        {
-            found = Some(function.func.name().to_owned());
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        Ok(TreeNodeRecursion::Continue)
+        found = match node {
+            Expr::ScalarFunction(function) if function.func.signature().volatility != Volatility::Immutable => {
+                let name = function.func.name();
+                Some(format!(
+                    "the function '{name}' can give another value when a split is run again, which is not allowed"
+                ))
+            }
+            Expr::AggregateFunction(function) => Some(of_one_row(&format!("the function '{}'", function.func.name()))),
+            Expr::WindowFunction(function) => Some(of_one_row(&format!("the function '{}'", function.fun.name()))),
+            Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) => Some(of_one_row("a subquery")),
+            _ => None,
+        };
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });
     match (walked, found) {
         (Err(error), _) => Err(error.to_string()),
-        (Ok(_), Some(name)) => {
-            Err(format!("the function '{name}' can give another value when a split is run again, which is not allowed"))
-        }
+        (Ok(_), Some(message)) => Err(message),
         (Ok(_), None) => Ok(()),
+    }
+}
+
+fn of_one_row(what: &str) -> String {
+    format!("{what} needs other rows, and an expression sees one row at a time")
+}
+
+/// The pattern and what is wrong with it, out of the drawing that the regular expression engine makes of both.
+fn explain_pattern(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim);
+    let pattern = lines.by_ref().skip_while(|line| *line != "regex parse error:").nth(1);
+    let reason = lines.find_map(|line| line.strip_prefix("error: "));
+    match (pattern, reason) {
+        (Some(pattern), Some(reason)) => format!("the regular expression '{pattern}' does not compile: {reason},"),
+        _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
     }
 }
 
@@ -175,6 +235,11 @@ fn explain(error: &DataFusionError, schema: &SchemaRef) -> String {
     let text = root.strip_backtrace();
     let text = text.strip_prefix("Error during planning: ").unwrap_or(&text);
     let text = text.strip_prefix("SQL error: ").unwrap_or(text);
+    let text = text.strip_prefix("This feature is not implemented: ").unwrap_or(text);
+    if let Some(wrong) = ["ParserError(\"", "TokenizerError(\""].iter().find_map(|kind| text.strip_prefix(kind)) {
+        let wrong = wrong.trim_end_matches("\")").replace("\\\"", "\"");
+        return format!("this is no SQL expression: {}", wrong.replace("found: EOF", "found: the end"));
+    }
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default().trim_end_matches('.');
     match lines.next().and_then(|line| line.strip_prefix("Did you mean ")) {
@@ -192,9 +257,9 @@ fn engine_error(error: DataFusionError) -> OperatorError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::unwrap_in_result)]
+    #![allow(clippy::unwrap_used, clippy::unwrap_in_result, clippy::panic)]
 
-    use arrow_array::{Int64Array, StringArray};
+    use arrow_array::{Array, Int64Array, StringArray};
 
     use super::*;
 
@@ -227,13 +292,20 @@ mod tests {
     fn errors_say_what_is_wrong() {
         for (sql, part) in [
             ("warc_url = 'x'", "did you mean 'warc_URL'?"),
-            ("id >", "id >"),
+            ("id >", "this is no SQL expression: Expected: an expression, found: the end in 'id >'"),
+            ("warc_URL = 'x", "this is no SQL expression: Unterminated string literal"),
+            ("count(*) > 1", "the function 'count' needs other rows"),
+            ("row_number() OVER () > 1", "needs other rows"),
+            ("(SELECT 1) = id", "a subquery needs other rows"),
             ("no_such_function(id)", "no_such_function"),
             ("lenth(warc_URL) > 2", "Invalid function 'lenth', did you mean 'length'?"),
             ("id", "must be Boolean"),
             ("random() > 0.5", "'random' can give another value"),
             ("now() > '2020-01-01'", "'now' can give another value"),
-            ("regexp_like(warc_URL, '(')", "egular expression"),
+            (
+                "regexp_like(warc_URL, '(')",
+                "the regular expression '(' does not compile: unclosed group, in 'regexp_like",
+            ),
             ("", "empty"),
             ("id IN (SELECT 1)", "id IN"),
             ("true; DROP TABLE x", "DROP"),
@@ -242,5 +314,27 @@ mod tests {
             let message = error.map(|_| String::new()).unwrap_or_else(|error| error.to_string());
             assert!(message.contains(part), "{sql}: {message:?} has no {part:?}");
         }
+    }
+
+    #[test]
+    fn a_row_without_a_value_is_shown() {
+        let texts = StringArray::from(vec![Some("1"), None, Some("two"), Some("x"), Some("5")]);
+        let schema: SchemaRef = Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("text", DataType::Utf8, true),
+        ]));
+        let batch = RecordBatch::try_new(
+            Arc::clone(&schema),
+            vec![Arc::new(Int64Array::from(vec![1, 2, 3, 4, 5])), Arc::new(texts)],
+        )
+        .unwrap();
+        let number = Expression::bind("derive", "n", "CAST(text AS INT)", &schema).unwrap();
+        let error = number.evaluate(&batch).unwrap_err();
+        let OperatorError::Expression { expression, message, row } = &error else { panic!("{error:?}") };
+        assert_eq!((expression.as_str(), row.as_str()), ("CAST(text AS INT)", r#"{"text":"two"}"#));
+        assert!(message.starts_with("Cannot cast string 'two'") && message.contains("TRY_CAST"), "{message}");
+        assert_eq!(number.evaluate(&batch.slice(0, 2)).unwrap().null_count(), 1);
+        let lenient = Expression::bind("derive", "n", "TRY_CAST(text AS INT)", &schema).unwrap();
+        assert_eq!(lenient.evaluate(&batch).unwrap().null_count(), 3);
     }
 }

@@ -28,6 +28,8 @@ pub struct Inspection {
     pub schema: SchemaRef,
     /// The first rows, each a JSON object.
     pub head: Vec<Value>,
+    /// What is wrong with those of the first rows that cannot be read, with their places.
+    pub unreadable: Vec<String>,
 }
 
 /// Looks at files: a path, a glob, a folder or a data set.
@@ -84,17 +86,31 @@ async fn look(files: Vec<SourceFile>, environment: &Environment, rows: usize) ->
     let (total_files, stored) = (files.len() as u64, files.iter().map(|file| file.size).sum());
     let Some(first) = files.first() else {
         let schema = Arc::new(arrow_schema::Schema::empty());
-        return Ok(Inspection { files, total_files, stored, rows: Some(0), schema, head: Vec::new() });
+        return Ok(Inspection {
+            files,
+            total_files,
+            stored,
+            rows: Some(0),
+            schema,
+            head: Vec::new(),
+            unreadable: Vec::new(),
+        });
     };
     let options = read_options(rows as u64);
     let schema = gristmill_datasets::source_schema(vec![open(first)?], &options).await?;
-    let mut head = Vec::new();
-    let mut batches = rows_of(open(first)?, rows as u64).await?;
-    while let Some(batch) = batches.try_next().await? {
-        head.extend(as_json(&batch)?);
+    let (mut head, mut unreadable) = (Vec::new(), Vec::new());
+    let mut chunks = chunks_of(open(first)?, read_options(rows as u64)).await?;
+    while let Some(chunk) = chunks.try_next().await? {
+        match chunk {
+            Chunk::Rows(batch) => head.extend(as_json(&batch)?),
+            Chunk::Unreadable(row) => {
+                unreadable
+                    .push(format!("'{}': the row at byte {} cannot be read: {}", row.source, row.offset, row.error));
+            }
+        }
     }
     head.truncate(rows);
-    Ok(Inspection { files, total_files, stored, rows: None, schema, head })
+    Ok(Inspection { files, total_files, stored, rows: None, schema, head, unreadable })
 }
 
 /// The first rows of a file, with whatever columns it has. Unreadable rows are passed over.
@@ -111,18 +127,22 @@ pub(crate) async fn columns_of(
 }
 
 async fn batches_of(file: OpenFile, options: ReadOptions) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let batches = chunks_of(file, options).await?.filter_map(|chunk| async move {
+        match chunk {
+            Ok(Chunk::Rows(batch)) => Some(Ok(batch)),
+            Ok(Chunk::Unreadable(_)) => None,
+            Err(error) => Some(Err(error)),
+        }
+    });
+    Ok(batches.boxed())
+}
+
+async fn chunks_of(file: OpenFile, options: ReadOptions) -> Result<BoxStream<'static, Result<Chunk>>> {
     let plan = gristmill_datasets::plan(vec![file.clone()], &options).await?;
     let schema = plan.schema;
     let chunks = futures::stream::iter(plan.splits)
         .flat_map(move |split| gristmill_datasets::read_split(file.clone(), &split, Arc::clone(&schema), &options));
-    let batches = chunks.filter_map(|chunk| async move {
-        match chunk {
-            Ok(Chunk::Rows(batch)) => Some(Ok(batch)),
-            Ok(Chunk::Unreadable(_)) => None,
-            Err(error) => Some(Err(error.into())),
-        }
-    });
-    Ok(batches.boxed())
+    Ok(chunks.map(|chunk| chunk.map_err(PipelineError::from)).boxed())
 }
 
 /// A look asks nothing of the columns.

@@ -52,6 +52,15 @@ pub fn run_tests(file: &PipelineFile, environment: &Environment) -> Result<Vec<T
 }
 
 fn run_test(test: &TestDefinition, chain: &Chain, batch: RecordBatch) -> Result<TestOutcome> {
+    let differences = match differences(test, chain, batch) {
+        // Rows that a step cannot process are how this test ended, not the end of all tests.
+        Err(error @ PipelineError::Operator { .. }) => vec![error.to_string()],
+        other => other?,
+    };
+    Ok(TestOutcome { name: test.name.clone(), differences })
+}
+
+fn differences(test: &TestDefinition, chain: &Chain, batch: RecordBatch) -> Result<Vec<String>> {
     let mut run = chain.start(None)?;
     let mut ground = run.push(batch)?;
     let rest = run.finish()?;
@@ -76,9 +85,10 @@ fn run_test(test: &TestDefinition, chain: &Chain, batch: RecordBatch) -> Result<
     }
     for (step, quarantined) in &ground.quarantined {
         let rows = quarantined.rows.num_rows();
-        differences.push(format!("{rows} rows quarantined by '{}': {}", chain.step_name(*step), quarantined.error));
+        let noun = if rows == 1 { "row" } else { "rows" };
+        differences.push(format!("{rows} {noun} quarantined by '{}': {}", chain.step_name(*step), quarantined.error));
     }
-    Ok(TestOutcome { name: test.name.clone(), differences })
+    Ok(differences)
 }
 
 fn compare(what: &str, expected: &[Map<String, Value>], found: &[Map<String, Value>], differences: &mut Vec<String>) {
@@ -212,5 +222,14 @@ mod tests {
         assert_eq!(lines[0], "row 0, column 'n': expected 5, found 4");
         assert_eq!(lines[1], "expected 0 rows, found 1");
         assert!(lines[2].contains("no column 'm'"), "{}", lines[2]);
+    }
+
+    #[test]
+    fn rows_that_a_step_cannot_process_fail_their_test_alone() {
+        let text = "source: {path: unread.jsonl}\nsteps: [derive: {n: CAST(text AS INT)}]\nsink: {parquet: {path: out}}\ntests:\n  - {name: word, rows: [{text: many}], expect: []}\n  - {name: number, rows: [{text: '7'}], expect: [{n: 7}]}\n";
+        let file = PipelineFile::parse("p.yaml", text, &[] as &[&str]).unwrap();
+        let outcomes = run_tests(&file, &Environment::local()).unwrap();
+        assert!(outcomes[0].differences[0].contains("Cannot cast string 'many'"), "{outcomes:?}");
+        assert!(outcomes[1].passed(), "{outcomes:?}");
     }
 }

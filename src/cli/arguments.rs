@@ -21,7 +21,7 @@ pub(crate) enum Command {
     /// Check a pipeline against its real source, without reading rows.
     Validate(PipelineOnly),
     /// Run the tests that a pipeline file carries.
-    Test(PipelineOnly),
+    Test(TestArguments),
     /// Show how far a run is.
     Status(StatusArguments),
     /// Show schema, size and first rows of files or of a run's output.
@@ -78,6 +78,19 @@ pub(crate) struct PlanArguments {
 pub(crate) struct PipelineOnly {
     #[command(flatten)]
     pub(crate) pipeline: PipelineArguments,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Tests bring their own rows, so there is no limit to set.
+#[derive(Debug, Args)]
+pub(crate) struct TestArguments {
+    /// Pipeline file.
+    pub(crate) file: PathBuf,
+    /// Overrides by dotted path, such as steps.1.threshold=0.5.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

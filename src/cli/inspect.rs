@@ -5,23 +5,26 @@ use gristmill::pipelines::{Environment, Inspection, PipelineError, inspect as lo
 
 use super::arguments::InspectArguments;
 use super::plan::columns;
-use super::table::{bytes, count, table};
+use super::table::{bytes, count, number, table};
 use super::{DONE, print_line};
 
 pub(super) async fn inspect(arguments: InspectArguments, environment: &Environment) -> Result<u8, PipelineError> {
-    let Inspection { files, total_files, stored, rows, schema, head } =
+    let Inspection { files, total_files, stored, rows, schema, head, unreadable } =
         match run_folder(&arguments.target, environment).await? {
             Some((folder, url)) => look::run_output(&folder, &url, environment, arguments.rows).await?,
             None => look::files(&arguments.target, environment, arguments.rows).await?,
         };
+    for row in &unreadable {
+        eprintln!("note: {row}");
+    }
     if arguments.json {
         for row in &head {
             print_line(&row.to_string())?;
         }
         return Ok(DONE);
     }
-    let known = rows.map_or_else(|| "an unknown number of".to_owned(), count);
-    print_line(&format!("{} files, {} stored, {known} rows", count(total_files), bytes(stored as f64)))?;
+    let known = rows.map_or_else(|| "an unknown number of rows".to_owned(), |rows| number(rows, "row"));
+    print_line(&format!("{}, {} stored, {known}", number(total_files, "file"), bytes(stored as f64)))?;
     let listed = files.len().min(5);
     for file in &files[..listed] {
         print_line(&format!("  {} {} {}", file.url, file.format, bytes(file.size as f64)))?;

@@ -12,7 +12,7 @@ use gristmill::pipelines::run::{Observer, Progress, Snapshot};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::table::{bytes, count, percent, seconds};
+use super::table::{bytes, count, number, percent, seconds};
 
 /// How often the live view is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
@@ -44,6 +44,7 @@ pub(super) struct Live {
     ended: Arc<AtomicBool>,
     thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
     lines: MultiProgress,
+    was_complete: AtomicBool,
 }
 
 impl Live {
@@ -53,7 +54,13 @@ impl Live {
             ended: Arc::new(AtomicBool::new(false)),
             thread: parking_lot::Mutex::new(None),
             lines: MultiProgress::new(),
+            was_complete: AtomicBool::new(false),
         }
+    }
+
+    /// Whether every split of the run had been committed before it was begun this time.
+    pub(super) fn was_complete(&self) -> bool {
+        self.was_complete.load(Ordering::Relaxed)
     }
 
     /// Stops drawing.
@@ -102,8 +109,15 @@ impl Observer for Live {
             "event": "started", "folder": folder, "splits": plan.total(), "resumed": resumed,
             "files": plan.files.len(), "fingerprint": plan.fingerprint.value,
         });
+        self.was_complete.store(resumed > 0 && resumed == plan.total(), Ordering::Relaxed);
         let text = match resumed {
-            0 => format!("{}: {} splits of {} files -> {folder}", plan.name, plan.total(), plan.files.len()),
+            0 => format!(
+                "{}: {} of {} -> {folder}",
+                plan.name,
+                number(plan.total(), "split"),
+                number(plan.files.len() as u64, "file")
+            ),
+            _ if resumed == plan.total() => format!("{}: every split is done -> {folder}", plan.name),
             _ => format!("{}: resuming, {resumed} of {} splits are done -> {folder}", plan.name, plan.total()),
         };
         self.say(event, &text);

@@ -25,16 +25,41 @@ pub(super) fn operators(arguments: OperatorsArguments, environment: &Environment
     let schema = kind.config_schema();
     let required: Vec<&str> =
         schema["required"].as_array().map(|keys| keys.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
-    let rows: Vec<Vec<String>> = schema["properties"]
-        .as_object()
-        .map(|properties| properties.iter().map(|(key, about)| row(key, about, &required, &schema["$defs"])).collect())
-        .unwrap_or_default();
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for (key, about) in schema["properties"].as_object().into_iter().flatten() {
+        rows.push(row(key, about, &required, &schema["$defs"]));
+        rows.extend(inner_rows(key, about, &schema["$defs"]));
+    }
     if rows.is_empty() {
         print_line(schema["description"].as_str().unwrap_or("no configuration"))?;
     } else {
         print_line(&table(&["key", "default", "meaning"], rows, &[]).to_string())?;
     }
+    print_line(
+        "every step also takes 'name', and most take 'when', a SQL condition: only rows for which it holds are judged",
+    )?;
     Ok(DONE)
+}
+
+/// The keys inside of a key that takes a map, by dotted path.
+fn inner_rows(key: &str, about: &Value, definitions: &Value) -> Vec<Vec<String>> {
+    let alternatives = ["oneOf", "anyOf"].into_iter().filter_map(|word| about[word].as_array()).flatten();
+    let references = std::iter::once(about).chain(alternatives).filter_map(|one| one["$ref"].as_str());
+    let Some(map) = references
+        .filter_map(|reference| reference.strip_prefix("#/$defs/"))
+        .map(|name| &definitions[name])
+        .find(|definition| definition["properties"].is_object())
+    else {
+        return Vec::new();
+    };
+    let required: Vec<&str> = map["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let keys = map["properties"].as_object().into_iter().flatten();
+    keys.map(|(inner, about)| {
+        let mut row = row(inner, about, &required, definitions);
+        row[0] = format!("{key}.{inner}");
+        row
+    })
+    .collect()
 }
 
 fn row(key: &str, about: &Value, required: &[&str], definitions: &Value) -> Vec<String> {

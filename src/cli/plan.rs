@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::arguments::{PipelineOnly, PlanArguments};
-use super::table::{bytes, count, seconds, table};
+use super::table::{bytes, count, number, seconds, table};
 use super::{DONE, load, print_json, print_line};
 
 /// Splits that are shown; the rest is summed up.
@@ -73,9 +73,9 @@ pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) ->
     print_line(&chain_text(&prepared.chain, &prepared.output_schema))?;
     let stored: u64 = plan.splits.iter().map(|split| split.bytes).sum();
     print_line(&format!(
-        "\n{} files, {} splits, {} stored -> {folder}\nfingerprint {}",
-        count(plan.files.len() as u64),
-        count(plan.total()),
+        "\n{}, {}, {} stored -> {folder}\nfingerprint {}",
+        number(plan.files.len() as u64, "file"),
+        number(plan.total(), "split"),
         bytes(stored as f64),
         plan.fingerprint.value
     ))?;
@@ -100,7 +100,7 @@ pub(super) async fn validate(arguments: PipelineOnly, environment: &Environment)
         return Ok(DONE);
     }
     print_line(&chain_text(&valid.chain, &valid.output_schema))?;
-    print_line(&format!("\n{} is valid: {} files", file.file(), count(valid.files.len() as u64)))?;
+    print_line(&format!("\n{} is valid: {}", file.file(), number(valid.files.len() as u64, "file")))?;
     Ok(DONE)
 }
 
@@ -154,9 +154,9 @@ fn estimate_text(estimate: &Estimate) -> String {
     };
     let rows = |value: f64| count(value.round().max(0.0) as u64);
     format!(
-        "\nestimate from {} rows of {} splits:\n  rows in     {}\n  rows out    {}\n  text        {}\n  time        {} of one worker, writing not included",
-        count(estimate.rows_sampled),
-        estimate.samples,
+        "\nestimate from {} of {}:\n  rows in     {}\n  rows out    {}\n  text        {}\n  time        {} of one worker, writing not included",
+        number(estimate.rows_sampled, "row"),
+        number(estimate.samples as u64, "split"),
         of(&estimate.rows_in, &rows),
         of(&estimate.rows_out, &rows),
         of(&estimate.text_bytes, &bytes),

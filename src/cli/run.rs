@@ -8,7 +8,7 @@ use gristmill::pipelines::{Environment, PipelineError};
 
 use super::arguments::RunArguments;
 use super::live::{Live, Show};
-use super::table::{bytes, count, percent, seconds};
+use super::table::{bytes, count, number, percent, seconds};
 use super::{DONE, QUARANTINED, load, print_json, print_line, table};
 
 pub(super) async fn run(arguments: RunArguments, environment: &Environment) -> Result<u8, PipelineError> {
@@ -25,7 +25,7 @@ pub(super) async fn run(arguments: RunArguments, environment: &Environment) -> R
     if arguments.json {
         print_json(&report)?;
     } else if !arguments.quiet {
-        print_line(&closing(&report, begun.elapsed().as_secs_f64()))?;
+        print_line(&closing(&report, live.was_complete(), begun.elapsed().as_secs_f64()))?;
     }
     if report.too_many_quarantined() {
         let allowed = report.max_quarantined.unwrap_or_default();
@@ -42,7 +42,7 @@ pub(super) async fn run(arguments: RunArguments, environment: &Environment) -> R
     Ok(DONE)
 }
 
-fn closing(report: &RunReport, elapsed: f64) -> String {
+fn closing(report: &RunReport, was_complete: bool, elapsed: f64) -> String {
     let steps = table::steps(&report.steps, report.rows_in, report.rows_unreadable);
     let mut lines = vec![
         steps.to_string(),
@@ -55,21 +55,25 @@ fn closing(report: &RunReport, elapsed: f64) -> String {
             count(report.rows_quarantined)
         ),
         format!(
-            "{} rows in {} parts, {} -> {}, in {} ({} of work)",
-            count(report.rows_out),
-            count(report.parts),
+            "{} in {}, {} -> {}, {}",
+            number(report.rows_out, "row"),
+            number(report.parts, "part"),
             bytes(report.bytes_in as f64),
             bytes(report.bytes_out as f64),
-            seconds(elapsed),
-            seconds(report.seconds)
+            if was_complete {
+                "all of it done before: nothing was run again".to_owned()
+            } else {
+                format!("in {} ({} of work)", seconds(elapsed), seconds(report.seconds))
+            }
         ),
         report.folder.clone(),
         format!("{}/_run/report.html says more", report.folder),
     ];
     if report.rows_quarantined > 0 {
         lines.push(format!(
-            "{} rows could not be processed; each is in {}/quarantine with its error",
-            count(report.rows_quarantined),
+            "{} could not be processed and {} in {}/quarantine, with error, file, position and content",
+            number(report.rows_quarantined, "row"),
+            if report.rows_quarantined == 1 { "is" } else { "are" },
             report.folder
         ));
     }

@@ -21,6 +21,11 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, numbers: &[usize]) 
     table
 }
 
+/// A count with its noun: `1 row`, `2,000 rows`.
+pub(super) fn number(value: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(value), if value == 1 { "" } else { "s" })
+}
+
 /// What each step did: rows in, out and aside, and its share of the time.
 pub(super) fn steps(steps: &[StepCount], rows_in: u64, unreadable: u64) -> Table {
     let total: f64 = steps.iter().map(|step| step.seconds).sum();

@@ -17,6 +17,9 @@ pub(crate) struct TextStream {
     decompressor: Decompressor,
     pending: Bytes,
     ended: bool,
+    /// Bytes taken of the file, and bytes of text that came of them: where damage is.
+    taken: u64,
+    given: u64,
 }
 
 enum Decompressor {
@@ -47,7 +50,7 @@ impl TextStream {
             }
         };
         let stream = ByteStream::new(file.clone(), range.start, range.end);
-        Ok(Self { file: file.clone(), stream, decompressor, pending: Bytes::new(), ended: false })
+        Ok(Self { file: file.clone(), stream, decompressor, pending: Bytes::new(), ended: false, taken: 0, given: 0 })
     }
 
     /// The next piece, `None` at the end. An end in the middle of a compressed stream is an error.
@@ -62,7 +65,10 @@ impl TextStream {
             if self.ended {
                 return self.finish();
             }
+            let before = self.pending.len();
             let piece = self.step()?;
+            self.taken += (before - self.pending.len()) as u64;
+            self.given += piece.len() as u64;
             if !piece.is_empty() {
                 return Ok(Some(piece));
             }
@@ -70,8 +76,9 @@ impl TextStream {
     }
 
     fn step(&mut self) -> Result<Bytes> {
+        let taken = self.taken;
         let damaged = |file: &OpenFile, kind: &str, error: std::io::Error| {
-            file.malformed(format!("damaged {kind} data: {error}"))
+            file.malformed(format!("damaged {kind} data from byte {taken} of the file on: {error}"))
         };
         match &mut self.decompressor {
             Decompressor::None => Ok(std::mem::take(&mut self.pending)),
@@ -96,7 +103,12 @@ impl TextStream {
     }
 
     fn finish(&mut self) -> Result<Option<Bytes>> {
-        let truncated = |kind: &str| Err(self.file.malformed(format!("truncated {kind} data: the end is missing")));
+        let (size, given) = (self.file.file.size, self.given);
+        let truncated = |kind: &str| {
+            Err(self.file.malformed(format!(
+                "truncated {kind} data: the file ends at byte {size}, {given} bytes of text into data whose end is missing"
+            )))
+        };
         match &mut self.decompressor {
             Decompressor::None => Ok(None),
             Decompressor::Gzip(_) if self.file.file.size == 0 => Ok(None),
@@ -119,6 +131,7 @@ impl TextStream {
                     let written = output.pos();
                     *inside_frame = hint != 0;
                     if written > 0 {
+                        self.given += written as u64;
                         piece.truncate(written);
                         return Ok(Some(piece.into()));
                     }

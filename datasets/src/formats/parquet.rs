@@ -38,6 +38,11 @@ use super::{Chunk, guarded};
 use crate::error::{DatasetError, Result};
 use crate::split::Split;
 
+/// What every Parquet file begins and ends with.
+const MARK: &[u8] = b"PAR1";
+/// What a file with an encrypted footer ends with.
+const ENCRYPTED: &[u8] = b"PARE";
+
 /// What is fetched first from the end of a file: holds the footer of most files.
 const FOOTER_GUESS: usize = 64 << 10;
 
@@ -63,11 +68,50 @@ pub(crate) async fn footer(file: &OpenFile, with_pages: bool) -> Result<Arc<Parq
         .with_prefetch_hint(Some(FOOTER_GUESS))
         .load_and_finish(Fetch(file), file.file.size)
         .await
-        .map_err(|error| parquet_error(file, "footer", error))?;
+        .map_err(|error| parquet_error(file, "footer", error));
+    let footer = match footer {
+        Ok(footer) => footer,
+        Err(error @ DatasetError::Malformed { .. }) => return Err(no_parquet(file, error).await),
+        Err(error) => return Err(error),
+    };
     check_places(file, &footer)?;
     let footer = Arc::new(footer);
     file.footers.put(&file.file, with_pages, &footer);
     Ok(footer)
+}
+
+/// Says of a file without a readable footer what it is: another file, one that was cut short, or a damaged one.
+async fn no_parquet(file: &OpenFile, error: DatasetError) -> DatasetError {
+    let size = file.file.size;
+    let (Ok(head), Ok(tail)) = (file.bytes(0..size.min(64)).await, file.bytes(size - 8..size).await) else {
+        return error;
+    };
+    if let Some(mistaken) = file.mistaken(&head) {
+        return mistaken;
+    }
+    if tail.ends_with(ENCRYPTED) {
+        return file.malformed("the file is encrypted, and encrypted Parquet is not read");
+    }
+    if !head.starts_with(MARK) {
+        return file.malformed("no Parquet file: it does not begin with 'PAR1'");
+    }
+    if !tail.ends_with(MARK) {
+        return file.malformed(format!(
+            "the footer is missing: the file ends at byte {size} without the 'PAR1' of a whole Parquet file, so it is cut \
+             short or still being written"
+        ));
+    }
+    let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+    match (size - 8).checked_sub(length) {
+        Some(start) => match error {
+            DatasetError::Malformed { message, .. } => {
+                let reason = message.strip_prefix("footer: ").unwrap_or(&message);
+                file.malformed(format!("the footer at byte {start} is damaged: {reason}"))
+            }
+            other => other,
+        },
+        None => file.malformed(format!("the footer is damaged: it would have {length} bytes, in a file of {size}")),
+    }
 }
 
 /// The schema of the record batches that a file holds.
@@ -114,7 +158,10 @@ fn parquet_error(file: &OpenFile, place: &str, error: ParquetError) -> DatasetEr
             Ok(error) => *error,
             Err(error) => file.malformed(format!("{place}: {error}")),
         },
-        error => file.malformed(format!("{place}: {error}")),
+        error => {
+            let text = error.to_string();
+            file.malformed(format!("{place}: {}", text.strip_prefix("Parquet error: ").unwrap_or(&text)))
+        }
     }
 }
 

@@ -48,6 +48,22 @@ impl OpenFile {
         DatasetError::Malformed { location: self.file.url.clone(), message: message.into() }
     }
 
+    /// What the file is instead of rows, where its begin tells: things that downloads leave behind.
+    pub(crate) fn mistaken(&self, head: &[u8]) -> Option<DatasetError> {
+        let head = head.trim_ascii_start();
+        let begins = |mark: &str| head.get(..mark.len()).is_some_and(|head| head.eq_ignore_ascii_case(mark.as_bytes()));
+        if begins("version https://git-lfs") {
+            return Some(self.malformed("this is a pointer of Git LFS and not the file; 'git lfs pull' fetches it"));
+        }
+        if begins("<!doctype") || begins("<html") {
+            return Some(self.malformed("this is a web page, such as servers send instead of a file"));
+        }
+        if begins("<?xml") || begins("<error>") {
+            return Some(self.malformed("this is XML, such as stores send instead of a file"));
+        }
+        None
+    }
+
     /// The bytes of a range; the range must not be empty.
     pub(crate) async fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
         let result = self.get(range.clone()).await?;

@@ -99,7 +99,7 @@ impl Kind {
             }
             (found, other) if *found == other => {}
             (found, other) => {
-                return Err(Conflict { path: path.to_owned(), found: found.name(), other: other.name() });
+                return Err(Conflict { path: path.to_owned(), found: found.name(), other: other.name(), row: None });
             }
         }
         Ok(())
@@ -143,9 +143,25 @@ pub(crate) struct Conflict {
     path: String,
     found: &'static str,
     other: &'static str,
+    /// The row with the other value, by its position in the text, and the value of its column as JSON.
+    row: Option<(u64, String)>,
 }
 
+/// So many characters of a value are shown.
+const SHOWN_VALUE: usize = 80;
+
 impl Conflict {
+    /// The row at `offset`, whose column has the value `value`, is the one that differs from those before.
+    pub(crate) fn at(mut self, offset: u64, value: &Value) -> Self {
+        let text = value.to_string();
+        let text = match text.char_indices().nth(SHOWN_VALUE) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        };
+        self.row = Some((offset, text));
+        self
+    }
+
     pub(crate) fn inside(mut self, parent: &str) -> Self {
         self.path = match (parent, self.path.as_str()) {
             ("", _) => self.path,
@@ -163,7 +179,11 @@ impl Conflict {
 
 impl std::fmt::Display for Conflict {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "column '{}' is {} in one row and {} in another", self.path, self.found, self.other)
+        write!(formatter, "column '{}' is {} in one row and {} in another", self.path, self.found, self.other)?;
+        match &self.row {
+            Some((offset, value)) => write!(formatter, ", the one at byte {offset}: {value}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -129,7 +129,7 @@ async fn probe_json(file: OpenFile, sampled: bool, options: &ReadOptions) -> Res
                         (Err(conflict), _) => Err(conflict.inside(&name)),
                     };
                     if let Err(conflict) = merged {
-                        probe.conflicts.push(conflict);
+                        probe.conflicts.push(conflict.at(record.offset, &value));
                     }
                 }
             }
@@ -138,7 +138,12 @@ async fn probe_json(file: OpenFile, sampled: bool, options: &ReadOptions) -> Res
         }
     }
     if let (0, Some(wrong)) = (rows, wrong) {
-        return Err(probe.file.malformed(format!("none of the first {} rows is JSON: {wrong}", block.records.len())));
+        if let Some(mistaken) = probe.file.mistaken(&block.bytes) {
+            return Err(mistaken);
+        }
+        return Err(probe
+            .file
+            .malformed(format!("none of the first {} rows is a JSON object: {wrong}", block.records.len())));
     }
     if rows > 0 {
         probe.columns = Some(Schema::new(to_fields(&columns)).into());

@@ -26,9 +26,15 @@ pub(crate) fn unify(probes: &[Probe], options: &ReadOptions) -> Result<SchemaRef
         });
         for conflict in &probe.conflicts {
             if is_read(conflict.column(), options) {
-                return Err(probe
-                    .file
-                    .malformed(format!("{conflict}; name the other columns with 'columns' to leave it out")));
+                let column = conflict.column();
+                let way_out = if column == options.id {
+                    "name another column with 'id'"
+                } else if column == options.text {
+                    "name another column with 'text'"
+                } else {
+                    "name the other columns with 'columns' to leave it out"
+                };
+                return Err(probe.file.malformed(format!("{conflict}; all rows need one type for it, or {way_out}")));
             }
         }
     }

@@ -127,6 +127,10 @@ impl LogStore for ObjectFolder {
         let result = match self.store.get(&self.path(key)).await {
             Ok(result) => result,
             Err(Error::NotFound { .. }) => return Ok(None),
+            // Below a file there is nothing.
+            Err(error) if lasting_cause(&error).is_some_and(|cause| cause.kind() == io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             Err(error) => return Err(self.failed(key, &error)),
         };
         let size = result.meta.size;

@@ -39,6 +39,8 @@ pub fn store_error(url: &str, error: object_store::Error) -> DatasetError {
         Store::PermissionDenied { source, .. } | Store::Unauthenticated { source, .. } => {
             denied(location, &concise(source.as_ref()))
         }
+        // A conflict on a read is no matter of what is there already.
+        Store::AlreadyExists { source, .. } => DatasetError::Store { location, message: concise(source.as_ref()) },
         Store::Precondition { source, .. } | Store::NotModified { source, .. } => {
             DatasetError::Changed { location, message: concise(source.as_ref()) }
         }
@@ -68,7 +70,8 @@ fn generic(location: String, error: &object_store::Error) -> DatasetError {
     let message = concise(error);
     if let Some(kind) = find::<std::io::Error>(error).map(std::io::Error::kind) {
         match kind {
-            ErrorKind::NotFound => return DatasetError::NotFound { location, hint: None },
+            // Below a file there is nothing.
+            ErrorKind::NotFound | ErrorKind::NotADirectory => return DatasetError::NotFound { location, hint: None },
             ErrorKind::PermissionDenied => return denied(location, &message),
             ErrorKind::Interrupted
             | ErrorKind::TimedOut
@@ -154,9 +157,36 @@ pub(crate) fn concise(error: &(dyn Error + 'static)) -> String {
         (Some(status), Some(code), message) => {
             format!("status {status}, {code}{}", message.map(|message| format!(": {message}")).unwrap_or_default())
         }
-        _ => text,
+        _ => without_internals(&text),
     };
     shorten(&redact(&text))
+}
+
+/// What `object_store` says of a request, without the names of its types, the address (which stands before the message)
+/// and its settings: `status 503 Service Unavailable: busy, after 10 retries`.
+fn without_internals(text: &str) -> String {
+    let text = match text.strip_prefix("Generic ").and_then(|rest| rest.split_once(" error: ")) {
+        Some((store, rest)) if !store.contains(' ') => rest,
+        _ => text,
+    };
+    let Some((request, cause)) = text.strip_prefix("Error performing ").and_then(|rest| rest.split_once(" - ")) else {
+        return text.to_owned();
+    };
+    let tried =
+        request.split_once(", after ").and_then(|(_, rest)| rest.split_once(" retries")).map(|(count, _)| count);
+    let mut cause = match cause.split_once("status code: ") {
+        Some((_, answer)) => format!("status {answer}"),
+        None => cause.to_owned(),
+    };
+    for wrapper in ["HTTP error: ", "error sending request: ", "client error (Connect): ", "tcp connect error: "] {
+        cause = cause.strip_prefix(wrapper).unwrap_or(&cause).to_owned();
+    }
+    let cause = cause.trim_end_matches([':', ' ']);
+    match tried {
+        Some("1") => format!("{cause}, after 1 retry"),
+        Some(count) => format!("{cause}, after {count} retries"),
+        None => cause.to_owned(),
+    }
 }
 
 /// Joins lines and bounds the length, on a character boundary.
@@ -197,6 +227,7 @@ mod tests {
     #[case(answered(503, "SlowDown"), "Transient")]
     #[case(answered(400, "bad"), "Store")]
     #[case(of_file(ErrorKind::PermissionDenied), "Denied")]
+    #[case(of_file(ErrorKind::NotADirectory), "NotFound")]
     #[case(of_file(ErrorKind::ConnectionReset), "Transient")]
     #[case(of_file(ErrorKind::StorageFull), "Store")]
     #[case(object_store::Error::Precondition { path: "k".into(), source: "etag".into() }, "Changed")]
@@ -217,6 +248,30 @@ mod tests {
             message.starts_with("no access to 's3://b/k': status 403, AccessDenied: Access Denied; set AWS_PROFILE"),
             "{message}"
         );
+    }
+
+    #[rstest]
+    #[case(
+        "Generic S3 error: Error performing GET http://h/k in 4.7s, after 10 retries, max_retries: 10, retry_timeout: 86400s  - \
+         Server returned non-2xx status code: 503 Service Unavailable: busy",
+        "status 503 Service Unavailable: busy, after 10 retries"
+    )]
+    #[case(
+        "Generic HTTP error: Error performing HEAD http://h/k in 1ms, after 2 retries, max_retries: 2, retry_timeout: 1s - HTTP \
+         error: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111)",
+        "Connection refused (os error 111), after 2 retries"
+    )]
+    #[case(
+        "Error performing GET http://h/k in 1ms - Server returned non-2xx status code: 409 Conflict: ",
+        "status 409 Conflict"
+    )]
+    #[case(
+        "Generic LocalFileSystem error: Unable to open file /a: Permission denied (os error 13)",
+        "Unable to open file /a: Permission denied (os error 13)"
+    )]
+    #[case("something else", "something else")]
+    fn requests_are_put_in_words(#[case] text: &str, #[case] expected: &str) {
+        assert_eq!(without_internals(text), expected);
     }
 
     #[test]

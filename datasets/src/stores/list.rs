@@ -168,14 +168,22 @@ impl Stores {
             Location::File { .. } => None,
             other => other.to_string().rsplit_once('/').map(|(folder, _)| folder.to_owned()),
         };
-        let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
-        let paths: Vec<String> = lines
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-            .map(|line| match &folder {
-                Some(folder) if !line.contains("://") && !line.starts_with('/') => format!("{folder}/{line}"),
-                _ => line.to_owned(),
-            })
-            .collect();
+        let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim).zip(1..);
+        let mut paths: Vec<String> = Vec::new();
+        for (line, number) in lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#')) {
+            match &folder {
+                // Whoever writes a list elsewhere has no say in what is read of this machine.
+                Some(_) if leads_out(line) => {
+                    let message = format!(
+                        "line {number}: '{line}' leads out of the folder of the list; a list that does not lie on this \
+                         machine names files below its folder, or locations with a scheme such as s3://",
+                    );
+                    return Err(DatasetError::Malformed { location: location.to_string(), message: redact(&message) });
+                }
+                Some(folder) if !line.contains("://") => paths.push(format!("{folder}/{line}")),
+                _ => paths.push(line.to_owned()),
+            }
+        }
         if paths.is_empty() {
             return Err(DatasetError::Malformed {
                 location: location.to_string(),
@@ -216,6 +224,15 @@ impl Stores {
     }
 }
 
+/// Whether a line of a list names a file of this machine, or climbs up from the folder of the list.
+fn leads_out(line: &str) -> bool {
+    let scheme = line.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    match scheme.as_deref() {
+        Some(scheme) => scheme == "file",
+        None => line.starts_with(['/', '~']) || line.split(['/', '\\']).any(|part| part == ".."),
+    }
+}
+
 fn check_selection(locations: &[Location], options: &ListOptions) -> Result<()> {
     let by_name = |location: &Location| matches!(location, Location::Hub(hub) if hub.path.is_empty());
     let key = match (&options.config, &options.split) {
@@ -245,6 +262,9 @@ fn list_local(location: &Location, path: &str) -> Result<Vec<FoundFile>> {
     let pattern = if std::path::Path::new(path).is_dir() { folder_of(path) } else { pattern_of(location)? };
     let entries = select(local::walk(&pattern)?, &pattern);
     if entries.is_empty() {
+        if std::path::Path::new(path).is_dir() {
+            return Err(no_data_below(location, &local::names_in(path, NAMES_FOR_HINT)));
+        }
         let (folder, names) = local::names_beside(path, NAMES_FOR_HINT);
         return Err(nothing(location, &folder, &names));
     }
@@ -280,6 +300,9 @@ async fn list_store(location: &Location, store: Arc<dyn ObjectStore>) -> Result<
         let parent = root.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned();
         let mut folder = root;
         let mut names = names_in(&store, &folder).await;
+        if pattern.is_whole_folder() && !names.is_empty() {
+            return Err(no_data_below(location, &names));
+        }
         if names.is_empty() {
             names = names_in(&store, &parent).await;
             folder = parent;
@@ -400,13 +423,26 @@ pub(crate) fn nothing(location: &Location, folder: &str, names: &[String]) -> Da
         }
         Some((_, name)) => {
             let data = visible.iter().filter(|name| is_data_file(name)).count();
-            format!(
-                "'{shown}' holds {} names, {data} of them of files of known formats, such as '{name}'",
-                visible.len()
-            )
+            let known = if data == 0 { "none".to_owned() } else { data.to_string() };
+            let names = counted_names(visible.len());
+            format!("'{shown}' holds {names}, {known} of them of files of known formats, such as '{name}'")
         }
         None if folder.is_empty() => "nothing is there".to_owned(),
         None => format!("'{shown}' is empty"),
     };
     DatasetError::NotFound { location: redact(&location.to_string()), hint: Some(hint) }
+}
+
+/// The error for a folder that is there and holds no file of rows, at any depth.
+fn no_data_below(location: &Location, names: &[String]) -> DatasetError {
+    let visible: Vec<&String> = names.iter().filter(|name| !is_hidden(name, true)).collect();
+    let there = match visible.first() {
+        Some(name) => format!("it has {}, such as '{name}'", counted_names(visible.len())),
+        None => "it is empty".to_owned(),
+    };
+    DatasetError::NoData { location: redact(&location.to_string()), hint: there }
+}
+
+fn counted_names(count: usize) -> String {
+    if count == 1 { "1 name".to_owned() } else { format!("{count} names") }
 }

@@ -40,7 +40,12 @@ pub(super) fn walk(pattern: &Pattern) -> Result<Vec<Entry>> {
 pub(super) fn file(path: &str) -> Result<Option<Entry>> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(None),
-        Ok(metadata) => Ok(Some(entry_of(path.to_owned(), &metadata))),
+        Ok(metadata) if metadata.is_file() => Ok(Some(entry_of(path.to_owned(), &metadata))),
+        // A pipe would be waited for without end, and has no size that splits could be cut by.
+        Ok(_) => Err(DatasetError::Location {
+            location: Location::File { path: path.to_owned() }.to_string(),
+            message: "is a pipe, a socket or a device; only files and folders are read".to_owned(),
+        }),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(failure(Path::new(path), &error)),
     }
@@ -50,10 +55,17 @@ pub(super) fn file(path: &str) -> Result<Option<Entry>> {
 pub(super) fn names_beside(path: &str, limit: usize) -> (String, Vec<String>) {
     let existing = Path::new(path).ancestors().skip(1).find(|folder| folder.is_dir());
     let Some(folder) = existing else { return (String::new(), Vec::new()) };
+    let folder = folder.display().to_string();
+    let names = names_in(&folder, limit);
+    (folder, names)
+}
+
+/// The names in a folder in order, at most `limit`.
+pub(super) fn names_in(folder: &str, limit: usize) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).take(limit).collect();
     names.sort_unstable();
-    (folder.display().to_string(), names)
+    names
 }
 
 struct Folder {

@@ -12,6 +12,7 @@ use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
+use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::redirect::Policy;
 use tokio::runtime::Handle;
@@ -78,6 +79,12 @@ impl HttpService for Service {
             // Without this, a machine outside a cloud would try for minutes to get a role before it says what is missing.
             let answer = tokio::time::timeout(METADATA_TIMEOUT, client.call(request)).await;
             return match answer {
+                // Something else answers in its place, or there is no role: an error of its own would blame the store.
+                Ok(Ok(response))
+                    if response.status().is_client_error() && response.status() != StatusCode::TOO_MANY_REQUESTS =>
+                {
+                    Err(HttpError::new(HttpErrorKind::Unknown, NoCredentials))
+                }
                 Ok(Ok(response)) => Ok(response),
                 _ => Err(HttpError::new(HttpErrorKind::Unknown, NoCredentials)),
             };

@@ -133,7 +133,7 @@ impl PipelineFile {
         check_keys(&source)?;
         let pipeline: Pipeline = serde_path_to_error::deserialize(source.value()).map_err(|error| {
             let path = normalize_path(&error.path().to_string());
-            let message = error.inner().to_string();
+            let message = gristmill_operators::config::plain(&error.inner().to_string());
             source.error(&path, if path.is_empty() || path == "." { message } else { format!("{path}: {message}") })
         })?;
         let file = Self { pipeline, source };

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// One text or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a path or a list of paths")]
 pub enum OneOrMany {
     /// One.
     One(String),
@@ -74,7 +74,10 @@ pub struct SourceDefinition {
 
 /// A split size as written: text, or a number for a share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a size such as 64MB, a number of rows such as 300 rows, or a share such as 0.01"
+)]
 pub enum SplitSizeText {
     /// `64MB`, `300 rows` or `0.01`.
     Text(String),

@@ -14,6 +14,8 @@ use serde_saphyr::Spanned;
 
 use crate::error::{DefinitionError, Place};
 
+/// So many characters of an override are repeated in an error.
+const SHOWN_OVERRIDE: usize = 160;
 /// A pipeline file larger than this is refused before it is parsed.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -24,6 +26,8 @@ pub(crate) struct SourceText {
     text: String,
     value: Value,
     places: BTreeMap<String, Place>,
+    /// What the command line set, by dotted path.
+    overrides: BTreeMap<String, String>,
 }
 
 impl SourceText {
@@ -39,6 +43,10 @@ impl SourceText {
                 .map(|location| Place { line: to_usize(location.line()), column: to_usize(location.column()) });
             // The place stands before the message, so the parser need not say it again.
             let mut message = error.without_snippet().to_string();
+            // What the parser would take as an option, a pipeline file cannot say.
+            if let Some((wrong, _)) = message.split_once(", set DuplicateKeyPolicy") {
+                message = wrong.to_owned();
+            }
             if let Some(Place { line, column }) = place {
                 message = message.replace(&format!(" at line {line}, column {column}"), "");
             }
@@ -49,13 +57,19 @@ impl SourceText {
         if !value.is_object() {
             return Err(DefinitionError::new(file, text, None, "a pipeline file is a map with source, steps and sink"));
         }
-        Ok(Self { file: file.to_owned(), text: text.to_owned(), value, places })
+        Ok(Self { file: file.to_owned(), text: text.to_owned(), value, places, overrides: BTreeMap::new() })
     }
 
     /// Wraps a value that was built by a program instead of read from a file.
     #[must_use]
     pub(crate) fn from_value(value: Value) -> Self {
-        Self { file: "pipeline".to_owned(), text: String::new(), value, places: BTreeMap::new() }
+        Self {
+            file: "pipeline".to_owned(),
+            text: String::new(),
+            value,
+            places: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+        }
     }
 
     /// The values.
@@ -82,9 +96,18 @@ impl SourceText {
             .map(|tree| flatten(tree, &mut String::new(), &mut BTreeMap::new()))
             .unwrap_or_else(|_| Value::String(text.to_owned()));
         let mut node = &mut self.value;
+        let mut full_path: Vec<String> = Vec::new();
         let segments: Vec<&str> = path.split('.').collect();
         for (depth, segment) in segments.iter().enumerate() {
             let walked = segments[..=depth].join(".");
+            if let Value::Object(step) = &*node
+                && depth == 2
+                && segments[0] == "steps"
+                && !step.contains_key(*segment)
+            {
+                full_path.extend(step.keys().next().cloned());
+            }
+            full_path.push((*segment).to_owned());
             node = match node {
                 Value::Array(items) => {
                     let count = items.len();
@@ -115,15 +138,30 @@ impl SourceText {
             };
         }
         *node = value;
-        self.places.retain(|place, _| place != path && !place.starts_with(&format!("{path}.")));
+        let path = full_path.join(".");
+        let below = format!("{path}.");
+        self.places.retain(|place, _| *place != path && !place.starts_with(&below));
+        self.overrides.retain(|place, _| !place.starts_with(&below));
+        self.overrides.insert(path, assignment.to_owned());
         Ok(())
     }
 
-    /// An error about the value at `path`; where the path is not in the file, the nearest enclosing value is shown.
+    /// An error about the value at `path`; where the path is not in the file, the nearest enclosing value is shown. A value
+    /// that the command line set is not looked for in the file.
     #[must_use]
     pub(crate) fn error(&self, path: &str, message: impl Into<String>) -> DefinitionError {
-        let mut path = path;
+        // Of a map that only the command line has, one of its values shows where it comes from.
+        let below = format!("{path}.");
+        let only_below = self.overrides.range(below.clone()..).next().filter(|(key, _)| key.starts_with(&below));
+        let only_below = only_below.filter(|_| !self.places.contains_key(path)).map(|(key, _)| key.clone());
+        let mut path = only_below.as_deref().unwrap_or(path);
         let place = loop {
+            if let Some(assignment) = self.overrides.get(path) {
+                // What is cut off could be what tells a credential from a name, so credentials go first.
+                let shown: String = gristmill_datasets::redact(assignment).chars().take(SHOWN_OVERRIDE).collect();
+                let message = format!("'{shown}': {}", message.into());
+                return DefinitionError::new("command line", "", None, message);
+            }
             if let Some(place) = self.places.get(path) {
                 break Some(*place);
             }
@@ -308,13 +346,23 @@ mod tests {
         assert!(source.set("steps.7.x=1").unwrap_err().to_string().contains("there are 2"));
         assert!(source.set("name.x=1").unwrap_err().to_string().contains("has no keys"));
         assert!(source.set("name").unwrap_err().to_string().contains("dotted.key=value"));
+        for (path, expected) in [
+            ("source.limit", "command line: 'source.limit=10': x"),
+            ("steps.0.blocklist.min_distinct", "command line: 'steps.0.min_distinct=3': x"),
+            ("sink.parquet.path", "command line: 'sink.parquet.path=out': x"),
+            ("sink", "command line: 'sink.parquet.path=out': x"),
+            ("steps.0.blocklist.terms", "p.yaml:5:17: x"),
+        ] {
+            let error = source.error(path, "x").to_string();
+            assert!(error.starts_with(expected), "{path}: {error}");
+        }
     }
 
     #[test]
     fn bad_text_names_the_place() {
         for (text, part) in [
             ("a: [1, 2", "p.yaml:"),
-            ("a: 1\na: 2\n", "p.yaml:2:1"),
+            ("a: 1\na: 2\n", "p.yaml:2:1: duplicate mapping key: a\n"),
             ("- 1\n", "map with source"),
             ("", "map with source"),
         ] {

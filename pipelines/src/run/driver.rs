@@ -110,6 +110,7 @@ pub async fn run_folder(file: &PipelineFile, environment: &Environment, fresh: b
     let url_of =
         |path: &str| folder_url(path).map_err(|error| PipelineError::from(file.error(&sink, format!("sink: {error}"))));
     let first = url_of(path)?;
+    super::apart::check(file, &first)?;
     if !fresh {
         return Ok(first);
     }
@@ -293,7 +294,11 @@ impl Shift {
             // What is wrong with the data itself is wrong at the next attempt, too.
             let pause = if error.is_permanent() { None } else { self.retry.pause_after(failed) };
             let Some(pause) = pause else {
-                let message = error.to_string();
+                let message = match &error {
+                    // What an operator says is about a row; which file it is from, only the driver knows.
+                    PipelineError::Operator { .. } => format!("'{}': {error}", item.file.url),
+                    _ => error.to_string(),
+                };
                 let fingerprint = &self.mill.spec().fingerprint;
                 self.mill.folder().fail(&CommitRecord::failed(number, fingerprint, &item.file.url, &message)).await?;
                 self.observer.gave_up(number, &message);

@@ -1,5 +1,6 @@
 //! Running pipelines: preparing, grinding splits, driving, reporting.
 
+mod apart;
 mod driver;
 mod estimate;
 mod judgments;

@@ -140,7 +140,7 @@ pub async fn find_files(file: &PipelineFile, environment: &Environment) -> Resul
     };
     let patterns = parts_of_runs(file, environment, source.patterns()).await?;
     let found = environment.stores.list(&patterns, &options).await.map_err(|error| source_error(file, error))?;
-    found
+    let files: Vec<SourceFile> = found
         .into_iter()
         .map(|found| {
             let named = Format::of_name(found.name());
@@ -157,7 +157,17 @@ pub async fn find_files(file: &PipelineFile, environment: &Environment) -> Resul
             };
             Ok(found.into_source(format, compression))
         })
-        .collect()
+        .collect::<Result<_>>()?;
+    if let (Some(split), None) = (&source.split, &options.split)
+        && !files.iter().any(|file| file.format == Format::Json)
+    {
+        let message = format!(
+            "source.split: '{split}' selects nothing here; it is the split of a data set of the Hub \
+             (hf://datasets/<owner>/<name>) or the key of a .json file that holds an object of row lists"
+        );
+        return Err(file.error("source.split", message).into());
+    }
+    Ok(files)
 }
 
 /// A folder that holds a run stands for the parts that its manifest names, not for whatever lies below it.
@@ -172,7 +182,7 @@ async fn parts_of_runs(file: &PipelineFile, environment: &Environment, patterns:
                 continue;
             }
         };
-        let (store, path) = environment.stores.open(&url)?;
+        let (store, path) = environment.stores.open(&url).map_err(|error| source_error(file, error))?;
         let folder = RunFolder::new(store, path, url.clone());
         if folder.read_plan().await?.is_none() {
             expanded.push(pattern);
@@ -224,19 +234,28 @@ fn with_source_columns(step: &StepDefinition, source: &SourceDefinition, environ
 pub(crate) fn step_error(file: &PipelineFile, index: usize, name: &str, error: OperatorError) -> PipelineError {
     let key = match &error {
         OperatorError::UnknownKey { key, .. } | OperatorError::InvalidValue { key, .. } => key.clone(),
-        OperatorError::MissingColumn { .. } | OperatorError::ColumnType { .. } => "column".to_owned(),
-        OperatorError::DuplicateColumn { .. } => "name".to_owned(),
+        OperatorError::MissingColumn { column, .. } | OperatorError::ColumnType { column, .. } => {
+            key_of(file, index, |_, value| value == column).unwrap_or_else(|| "column".to_owned())
+        }
+        OperatorError::DuplicateColumn { column, .. } => {
+            key_of(file, index, |key, _| key == column).unwrap_or_else(|| "name".to_owned())
+        }
         OperatorError::UnknownKind { .. } => String::new(),
         OperatorError::Resource { location, .. } => {
-            let config = file.pipeline().steps.get(index).map(|step| &step.config);
-            let names = |value: &Value| value.as_str() == Some(location.as_str());
-            let keys = config.and_then(Value::as_object);
-            keys.and_then(|map| map.iter().find(|(_, value)| names(value)).map(|(key, _)| key.clone()))
-                .unwrap_or_default()
+            key_of(file, index, |_, value| value == location).unwrap_or_default()
         }
         _ => return PipelineError::Operator { step: name.to_owned(), source: error },
     };
     file.step_error(index, &key, format!("step '{name}': {error}")).into()
+}
+
+/// The key of a step's configuration that is meant, by key and text of its value.
+fn key_of(file: &PipelineFile, index: usize, is_meant: impl Fn(&str, &str) -> bool) -> Option<String> {
+    let config = file.pipeline().steps.get(index)?.config.as_object()?;
+    config
+        .iter()
+        .find(|(key, value)| value.as_str().is_some_and(|text| is_meant(key, text)))
+        .map(|(key, _)| key.clone())
 }
 
 struct Bound {
@@ -399,7 +418,13 @@ fn planning_options(read: &ReadOptions) -> Result<Value> {
 fn part_options(file: &PipelineFile) -> Result<PartOptions> {
     let sink = &file.pipeline().sink;
     let options = sink.part_options();
-    options.validate().map_err(|error| file.error(&format!("sink.{}", sink.kind()), error.to_string()))?;
+    options.validate().map_err(|error| {
+        let place = match &error {
+            DatasetError::Setting { key, .. } => format!("sink.{}.{key}", sink.kind()),
+            _ => format!("sink.{}", sink.kind()),
+        };
+        file.error(&place, error.to_string())
+    })?;
     Ok(options)
 }
 
@@ -462,7 +487,9 @@ fn source_error(file: &PipelineFile, error: DatasetError) -> PipelineError {
             };
             format!("source.{key}")
         }
-        DatasetError::Location { .. } | DatasetError::NotFound { .. } => "source.path".to_owned(),
+        DatasetError::Location { .. } | DatasetError::NotFound { .. } | DatasetError::NoData { .. } => {
+            if file.sets("source.paths_file") { "source.paths_file" } else { "source.path" }.to_owned()
+        }
         _ => return error.into(),
     };
     file.error(&path, format!("source: {error}")).into()

@@ -202,7 +202,7 @@ impl JsonFramer {
                 _ if self.wanted.is_none() && byte != b'{' => row = false,
                 Some(taken) if *taken != key => {
                     return Err(format!(
-                        "there are several splits, such as {taken} and {key}; name one with json_split"
+                        "there are several splits, such as {taken} and {key}; name one of them as the split"
                     ));
                 }
                 _ => self.taken = Some(key),

@@ -136,19 +136,27 @@ async fn csv_values_of_another_type_are_put_aside() {
 
 #[rstest]
 #[case("a.json", b"[{\"text\": \"a\"}, {\"text\"", "truncated")]
-#[case("a.json", b"{\"a\": [{\"text\": \"a\"}], \"b\": [{\"text\": \"a\"}]}", "json_split")]
+#[case("a.json", b"{\"a\": [{\"text\": \"a\"}], \"b\": [{\"text\": \"a\"}]}", "name one of them as the split")]
 #[case("a.json", b"<html>", "expected '[' or '{'")]
 #[case("a.json", b"[{\"text\": \"a\"}] more", "the end of the file")]
-#[case("a.jsonl", b"not json at all\n", "none of the first 1 rows")]
+#[case("a.jsonl", b"not json at all\n", "none of the first 1 rows is a JSON object: the row at byte 0")]
 #[case("a.jsonl", b"\xff\xfe{\x00", "UTF-16")]
 #[case("a.csv", b"text,text\na,b\n", "twice")]
 #[case("a.parquet", b"", "too few")]
-#[case("a.parquet", b"PAR1 this is no Parquet file PAR1", "footer")]
-#[case("a.parquet", b"this is no Parquet file at all", "footer")]
+#[case("a.parquet", b"PAR1 this is no Parquet file PAR1", "the footer is damaged: it would have 543517801 bytes")]
+#[case("a.parquet", b"PAR1 \xff\xff\xff\xff\x04\x00\x00\x00PAR1", "the footer at byte 5 is damaged")]
+#[case("a.parquet", b"PAR1 this is the begin of a Parquet file", "ends at byte 40 without the 'PAR1'")]
+#[case("a.parquet", b"PARE this is a secret Parquet file PARE", "encrypted Parquet is not read")]
+#[case("a.parquet", b"this is no Parquet file at all", "does not begin with 'PAR1'")]
+#[case("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "a pointer of Git LFS")]
+#[case("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "a pointer of Git LFS")]
+#[case("a.parquet", b"<!DOCTYPE html><html><body>Sign in</body></html>", "a web page")]
+#[case("a.jsonl", b"\n<html><body>Sign in</body></html>\n", "a web page")]
+#[case("a.jsonl", b"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>\n", "XML, such as stores send")]
 #[case("a.arrow", b"", "too few")]
 #[case("a.arrow", b"\x00\x00\x00\x00 no Arrow file", "neither")]
-#[case("a.jsonl.gz", b"this is not compressed", "gzip")]
-#[case("a.jsonl.zst", b"this is not compressed", "zstd")]
+#[case("a.jsonl.gz", b"this is not compressed", "damaged gzip data from byte 0 of the file on")]
+#[case("a.jsonl.zst", b"this is not compressed", "damaged zstd data from byte 0 of the file on")]
 #[tokio::test]
 async fn damaged_files_are_named(#[case] name: &str, #[case] content: &[u8], #[case] expected: &str) {
     let files = Files::of(&[(name, content.to_vec())]).await;
@@ -176,7 +184,19 @@ async fn truncated_files_fail(#[case] name: &str, #[case] whole: Vec<u8>) {
             let length = (whole.len() * share / 100).saturating_sub(less).max(1);
             let files = Files::of(&[(name, whole[..length].to_vec())]).await;
             let error = files.all(&options("64MB")).await.unwrap_err();
-            assert!(matches!(error, DatasetError::Malformed { .. }), "{share} % - {less}: {error:?}");
+            let DatasetError::Malformed { location, message } = &error else {
+                panic!("{share} % - {less}: {error:?}");
+            };
+            assert_eq!(location, &format!("memory:///{name}"));
+            let says = match name {
+                // Fewer than the twelve bytes of the two marks and the length are no file of any content.
+                "a.parquet" if length < 12 => "too few",
+                "a.parquet" => "the footer is missing: the file ends at byte",
+                "a.arrow" => "",
+                _ => "the file ends at byte",
+            };
+            assert!(message.contains(says), "{share} % - {less}: {message}");
+            assert!(says.len() < 10 || message.contains(&format!("byte {length}")), "{share} % - {less}: {message}");
         }
     }
     let last = Files::of(&[(name, whole[..whole.len() - 1].to_vec())]).await.all(&options("64MB")).await;

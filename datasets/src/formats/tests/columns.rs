@@ -131,7 +131,14 @@ async fn rows_that_differ_in_type_are_named() {
     let files =
         Files::of(&[("a.jsonl", b"{\"text\": \"q\", \"n\": 3}\n{\"text\": \"q\", \"n\": \"x\"}\n".to_vec())]).await;
     let error = files.plan(&options("64MB")).await.unwrap_err();
-    assert!(error.to_string().contains("column 'n' is an integer in one row and a string in another"), "{error}");
+    let message = error.to_string();
+    assert!(matches!(&error, DatasetError::Malformed { location, .. } if location.ends_with("a.jsonl")), "{error:?}");
+    assert!(message.contains("column 'n' is an integer in one row and a string in another"), "{message}");
+    assert!(message.contains("the one at byte 22: \"x\"; all rows need one type"), "{message}");
+    assert!(message.contains("'columns' to leave it out"), "{message}");
+    let ids = Files::of(&[("a.jsonl", b"{\"id\": 1}\n{\"id\": \"x\"}\n".to_vec())]).await;
+    let message = ids.plan(&options("64MB")).await.unwrap_err().to_string();
+    assert!(message.contains("column 'id'") && message.contains("name another column with 'id'"), "{message}");
     let rows = files.all(&ReadOptions { columns: names(&["text"]), ..options("64MB") }).await.unwrap();
     assert_eq!(rows.count(), 2);
 }
