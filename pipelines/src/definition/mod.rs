@@ -132,7 +132,7 @@ impl PipelineFile {
     fn from_source(source: SourceText) -> Result<Self, DefinitionError> {
         check_keys(&source)?;
         let pipeline: Pipeline = serde_path_to_error::deserialize(source.value()).map_err(|error| {
-            let path = normalize_path(&error.path().to_string());
+            let path = with_key_of_sink(source.value(), normalize_path(&error.path().to_string()));
             let message = gristmill_operators::config::plain(&error.inner().to_string());
             source.error(&path, if path.is_empty() || path == "." { message } else { format!("{path}: {message}") })
         })?;
@@ -203,6 +203,27 @@ fn normalize_path(path: &str) -> String {
     path.replace('[', ".").replace(']', "")
 }
 
+/// Of a wrong setting of a sink serde names the sink only, since the settings that all sinks have are flattened into it. The
+/// key without which the sink would be right is the one that is meant.
+fn with_key_of_sink(value: &Value, path: String) -> String {
+    let pointer = format!("/{}", path.replace('.', "/"));
+    let Some(settings) = value.pointer(&pointer).and_then(Value::as_object).filter(|_| path.starts_with("sink."))
+    else {
+        return path;
+    };
+    let is_meant = |key: &&String| {
+        let mut without = value.clone();
+        if let Some(settings) = without.pointer_mut(&pointer).and_then(Value::as_object_mut) {
+            settings.remove(key.as_str());
+        }
+        serde_json::from_value::<Pipeline>(without).is_ok()
+    };
+    match settings.keys().find(is_meant) {
+        Some(key) => format!("{path}.{key}"),
+        None => path,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -259,6 +280,10 @@ max_quarantined: 0.01
             (
                 "source: {path: a}\nsink: {parquet: {path: out, row_group_row: 1}}\n".to_owned(),
                 vec!["p.yaml:2:29", "did you mean 'row_group_rows'?"],
+            ),
+            (
+                "source: {path: a}\nsink: {parquet: {path: out, rejected: perhaps}}\n".to_owned(),
+                vec!["p.yaml:2:29: sink.parquet.rejected: expected true or false, found \"perhaps\""],
             ),
             (
                 format!("source: {{path: a}}\nmax_quarantined: 7\n{sink}"),
