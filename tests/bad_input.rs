@@ -88,7 +88,11 @@ fn wrong_definitions_name_place_and_remedy() {
         ("rejected: true", "rejectd: true", vec!["p.yaml:7:31:", "did you mean 'rejected'?"]),
         ("rejected: true", "rejected: perhaps", vec!["p.yaml:7:31:", "expected true or false, found \"perhaps\""]),
         ("rejected: true", "level: 99", vec!["p.yaml:7:31:", "99", "1 to 22"]),
-        ("rejected: true", "compression: zip", vec!["p.yaml:7:31:", "'zip' is not allowed; allowed: zstd, snappy, lz4"]),
+        (
+            "rejected: true",
+            "compression: zip",
+            vec!["p.yaml:7:31:", "'zip' is not allowed; allowed: zstd, snappy, lz4"],
+        ),
     ] {
         assert!(good.contains(from), "{from}");
         workspace.write("p.yaml", good.replace(from, to));

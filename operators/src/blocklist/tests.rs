@@ -189,8 +189,11 @@ fn wrong_configurations_are_refused() {
     for (config, expected) in [
         (json!({"terms": "a.txt", "min_distinct": 0}), "'min_distinct': 0 would make every verdict true"),
         (json!({"terms": "a.txt", "min_distinct": -1}), "min_distinct"),
-        (json!({"terms": "a.txt", "match": "words"}), "unknown variant `words`, expected `substring` or `word`"),
-        (json!({"terms": "a.txt", "case": "lower"}), "expected one of `unicode`, `ascii`, `exact`"),
+        (
+            json!({"terms": "a.txt", "match": "words"}),
+            "'match': 'words' is not allowed, did you mean 'word'?; allowed: substring, word",
+        ),
+        (json!({"terms": "a.txt", "case": "lower"}), "'lower' is not allowed; allowed: unicode, ascii, exact"),
         (json!({"terms": "a.txt", "list": "first", "spans": true}), "'list': 'first' stops before"),
         (json!({"terms": "a.txt", "min_distinkt": 2}), "did you mean 'min_distinct'"),
         (json!({}), "terms"),
