@@ -3,11 +3,14 @@
 //! Nearly all text is in NFC already. The usual check looks up two properties of each character, and where one is in doubt
 //! the whole text is taken apart and put together again. Here one bit per character says that neither property matters,
 //! ASCII is passed over 32 bytes at a time, and only the few characters around a doubtful one are normalised.
+//!
+//! What BERT's normaliser makes of a character depends on no other, but for the order of combining marks, so characters of
+//! ASCII are looked up and only what is between them is given to the library.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use tokenizers::pipeline::{PipelineNormalizer, normalize_all};
+use tokenizers::pipeline::{Normalizer, PipelineNormalizer, normalize_all};
 use unicode_normalization::char::canonical_combining_class;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
@@ -26,16 +29,86 @@ static INERT: LazyLock<Box<[u64; CODES / 64]>> = LazyLock::new(|| {
     bits
 });
 
-/// Runs the library's normalisers on a piece of text that begins at `offset` of its sequence.
-pub(super) fn normalize<'a>(
-    normalizers: &[PipelineNormalizer],
-    text: &'a str,
-    offset: usize,
-) -> tokenizers::Result<Cow<'a, str>> {
-    if let [PipelineNormalizer::NFC(_)] = normalizers {
-        return Ok(nfc(text));
+/// How the texts of a tokenizer are normalised.
+pub(super) enum Normalization {
+    Nfc,
+    Bert(AsciiNormalization),
+    /// As the library does it.
+    Library,
+}
+
+impl Normalization {
+    pub(super) fn new(normalizers: &[PipelineNormalizer]) -> Self {
+        match normalizers {
+            [PipelineNormalizer::NFC(_)] => Self::Nfc,
+            [bert @ PipelineNormalizer::Bert(_)] => AsciiNormalization::new(bert).map_or(Self::Library, Self::Bert),
+            _ => Self::Library,
+        }
     }
-    normalize_all(normalizers, text, offset)
+
+    /// Runs the library's normalisers on a piece of text that begins at `offset` of its sequence.
+    pub(super) fn normalize<'a>(
+        &self,
+        normalizers: &[PipelineNormalizer],
+        text: &'a str,
+        offset: usize,
+    ) -> tokenizers::Result<Cow<'a, str>> {
+        match self {
+            Self::Nfc => Ok(nfc(text)),
+            Self::Bert(ascii) => ascii.normalize(text, |rough| normalize_all(normalizers, rough, offset)),
+            Self::Library => normalize_all(normalizers, text, offset),
+        }
+    }
+}
+
+/// What a normaliser makes of each character of ASCII; [`ROUGH`] if that is not one character of ASCII.
+pub(super) struct AsciiNormalization(Box<[u8; 128]>);
+
+const ROUGH: u8 = u8::MAX;
+
+impl AsciiNormalization {
+    fn new(normalizer: &PipelineNormalizer) -> Option<Self> {
+        let mut table = Box::new([ROUGH; 128]);
+        for (byte, entry) in (0u8..).zip(table.iter_mut()) {
+            if let [normalized @ ..=0x7F] =
+                *normalizer.normalize(char::from(byte).encode_utf8(&mut [0; 4]), 0).ok()?.as_bytes()
+            {
+                *entry = normalized;
+            }
+        }
+        Some(Self(table))
+    }
+
+    /// Looks up what can be looked up and calls `library` for each piece between.
+    ///
+    /// A character that becomes one of ASCII is a starter before and after, and canonical ordering moves nothing across a
+    /// starter (Unicode Standard, section 3.11), so both sides of it are normalised independently. One that is left out is no
+    /// border: what was apart may be ordered then.
+    fn normalize<'a, 'b>(
+        &self,
+        text: &'a str,
+        library: impl Fn(&'b str) -> tokenizers::Result<Cow<'b, str>>,
+    ) -> tokenizers::Result<Cow<'a, str>>
+    where
+        'a: 'b,
+    {
+        let table = &*self.0;
+        let smooth = |byte: u8| table.get(usize::from(byte)).copied().filter(|&normalized| normalized != ROUGH);
+        let mut normalized = String::with_capacity(text.len());
+        let mut rest = text;
+        while !rest.is_empty() {
+            normalized.extend(rest.bytes().map_while(smooth).map(char::from));
+            let border = rest.bytes().position(|byte| smooth(byte).is_none()).unwrap_or(rest.len());
+            let (_, behind) = rest.split_at(border);
+            let border = behind.bytes().position(|byte| smooth(byte).is_some()).unwrap_or(behind.len());
+            let (rough, behind) = behind.split_at(border);
+            if !rough.is_empty() {
+                normalized.push_str(&library(rough)?);
+            }
+            rest = behind;
+        }
+        Ok(Cow::Owned(normalized))
+    }
 }
 
 /// The text in NFC.
@@ -102,6 +175,7 @@ fn ascii_blocks(bytes: &[u8]) -> usize {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -147,6 +221,51 @@ mod tests {
             "[\u{0}-\u{10ffff}]{1,4}",
         ];
         proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    /// BERT's normaliser in every configuration.
+    fn bert_normalizers() -> Vec<(String, PipelineNormalizer)> {
+        let mut normalizers = Vec::new();
+        for bits in 0..24 {
+            let (flag, strip) = (|bit: i32| bits >> bit & 1 != 0, ["null", "true", "false"][bits as usize / 8]);
+            let description = format!(
+                r#"{{"type": "BertNormalizer", "clean_text": {}, "handle_chinese_chars": {}, "strip_accents": {strip},
+                   "lowercase": {}}}"#,
+                flag(0),
+                flag(1),
+                flag(2)
+            );
+            let file = format!(
+                r#"{{"version": "1.0", "added_tokens": [], "normalizer": {description}, "pre_tokenizer": null,
+                   "post_processor": null, "decoder": null,
+                   "model": {{"type": "WordLevel", "vocab": {{"[UNK]": 0}}, "unk_token": "[UNK]"}}}}"#
+            );
+            let pipeline = tokenizers::from_json(&tokenizers::canonicalize_str(&file).unwrap()).unwrap();
+            let [PipelineNormalizer::Bert(bert)] = pipeline.get_normalizers() else { panic!("{description}") };
+            normalizers.push((description, PipelineNormalizer::Bert(*bert)));
+        }
+        normalizers
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+        #[test]
+        fn ascii_is_looked_up_as_the_library_normalises_it(
+            text in doubtful_text(),
+            between in "[\\x00-\\x7f\u{fffd}\u{200b}\u{302e}\u{1d165}\u{301}\u{323}\u{4e00}\u{130}]{0,12}",
+        ) {
+            let text = format!("{between}{text}{between}");
+            for (description, normalizer) in bert_normalizers() {
+                let normalizers = [normalizer];
+                let normalization = Normalization::new(&normalizers);
+                prop_assert!(matches!(normalization, Normalization::Bert(_)));
+                prop_assert_eq!(
+                    normalization.normalize(&normalizers, &text, 0).unwrap(),
+                    normalize_all(&normalizers, &text, 0).unwrap(),
+                    "{:?} with {}", text, description
+                );
+            }
+        }
     }
 
     proptest! {

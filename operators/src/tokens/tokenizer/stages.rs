@@ -8,7 +8,7 @@ use tokenizers::pipeline::{PipelinePreTokenizer, PipelineTokenizer, PreTokenizer
 
 use super::added::{AddedTokens, Piece};
 use super::cuts;
-use super::normal::normalize;
+use super::normal::Normalization;
 use super::vocabulary::SPACE;
 use super::{EncodeError, failed};
 
@@ -16,6 +16,7 @@ use super::{EncodeError, failed};
 pub(super) struct Stages {
     pub(super) pipeline: PipelineTokenizer,
     pub(super) added: AddedTokens,
+    normalization: Normalization,
     /// The largest id of an added token.
     pub(super) largest_added: Option<u32>,
     /// See [`VocabularyFile::splits_at_spaces`](super::vocabulary::VocabularyFile::splits_at_spaces).
@@ -29,6 +30,7 @@ impl Stages {
         let added = pipeline.get_added_vocabulary();
         Self {
             added: AddedTokens::new(added),
+            normalization: Normalization::new(pipeline.get_normalizers()),
             largest_added: added.get_added_tokens_decoder().into_keys().max(),
             splits_at_spaces,
             cuts: cuts::may_cut(&pipeline),
@@ -57,7 +59,8 @@ impl Stages {
         let vocabulary = self.pipeline.get_added_vocabulary();
         self.added.split(vocabulary, text, false, |piece, offset| {
             let Piece::Text(text) = piece else { return visit(piece) };
-            let normalized = normalize(self.pipeline.get_normalizers(), text, offset).map_err(failed)?;
+            let normalized =
+                self.normalization.normalize(self.pipeline.get_normalizers(), text, offset).map_err(failed)?;
             self.added.split(vocabulary, &normalized, true, |piece, _| visit(piece))
         })
     }
