@@ -67,6 +67,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
     use std::path::Path;
+    use std::sync::LazyLock;
 
     use proptest::prelude::*;
 
@@ -116,6 +117,8 @@ mod tests {
         }
     }
 
+    static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| fixture("tiny-bpe"));
+
     proptest! {
         #[test]
         fn pieces_have_the_ids_of_the_whole(
@@ -132,8 +135,7 @@ mod tests {
             bytes in 0_usize..40,
         ) {
             let text = parts.concat();
-            let tokenizer = fixture("tiny-bpe");
-            let stages = tokenizer.shared.stages().unwrap();
+            let stages = TOKENIZER.shared.stages().unwrap();
             let mut encoder = Encoder::new(stages);
             let (mut whole, mut by_piece) = (Vec::new(), Vec::new());
             encoder.encode(stages, &text, &mut whole).unwrap();
