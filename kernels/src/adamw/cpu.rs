@@ -84,6 +84,17 @@ fn squares_on<S: Simd>(simd: S, values: &[f32]) -> f32 {
     )
 }
 
+/// A parameter and its moments after the step.
+#[inline(always)]
+fn result<S: Simd>(simd: S, step: Step, gradient: S::F, parameter: S::F, m: S::F, v: S::F) -> (S::F, S::F, S::F) {
+    let (rest1, rest2) = (simd.splat(1.0 - step.beta1), simd.splat(1.0 - step.beta2));
+    let m = simd.add(simd.mul(simd.splat(step.beta1), m), simd.mul(rest1, gradient));
+    let v = simd.add(simd.mul(simd.splat(step.beta2), v), simd.mul(rest2, simd.mul(gradient, gradient)));
+    let below = simd.add(simd.mul(simd.sqrt(v), simd.splat(step.second_scale)), simd.splat(step.epsilon));
+    let change = simd.div(simd.mul(simd.splat(step.step_size), m), below);
+    (simd.sub(simd.mul(parameter, simd.splat(step.keep)), change), m, v)
+}
+
 #[inline(always)]
 fn update_on<S: Simd>(
     simd: S,
@@ -94,27 +105,21 @@ fn update_on<S: Simd>(
     first: &mut [f32],
     second: &mut [f32],
 ) {
-    let (beta1, beta2) = (simd.splat(step.beta1), simd.splat(step.beta2));
-    let (rest1, rest2) = (simd.splat(1.0 - step.beta1), simd.splat(1.0 - step.beta2));
-    let result = |gradient: S::F, parameter: S::F, m: S::F, v: S::F| {
-        let gradient = simd.mul(gradient, simd.splat(factor));
-        let m = simd.add(simd.mul(beta1, m), simd.mul(rest1, gradient));
-        let v = simd.add(simd.mul(beta2, v), simd.mul(rest2, simd.mul(gradient, gradient)));
-        let below = simd.add(simd.mul(simd.sqrt(v), simd.splat(step.second_scale)), simd.splat(step.epsilon));
-        let change = simd.div(simd.mul(simd.splat(step.step_size), m), below);
-        (simd.sub(simd.mul(parameter, simd.splat(step.keep)), change), m, v)
-    };
+    let factors = simd.splat(factor);
     let (whole, part) = blocks(gradients.len());
     for start in whole {
-        let at = |slice: &[f32]| simd.load(eight(slice, start));
-        let (parameter, m, v) = result(at(gradients), at(parameters), at(first), at(second));
+        let gradient = simd.mul(simd.load(eight(gradients, start)), factors);
+        let (parameter, m) = (simd.load(eight(parameters, start)), simd.load(eight(first, start)));
+        let (parameter, m, v) = result(simd, step, gradient, parameter, m, simd.load(eight(second, start)));
         simd.store(parameter, eight_mut(parameters, start));
         simd.store(m, eight_mut(first, start));
         simd.store(v, eight_mut(second, start));
     }
-    let at = |slice: &[f32]| simd.load_part(&slice[part.clone()], 0.0);
-    let (parameter, m, v) = result(at(gradients), at(parameters), at(first), at(second));
+    let gradient = simd.mul(simd.load_part(&gradients[part.clone()], 0.0), factors);
+    let parameter = simd.load_part(&parameters[part.clone()], 0.0);
+    let (m, v) = (simd.load_part(&first[part.clone()], 0.0), simd.load_part(&second[part.clone()], 0.0));
+    let (parameter, m, v) = result(simd, step, gradient, parameter, m, v);
     simd.store_part(parameter, &mut parameters[part.clone()]);
     simd.store_part(m, &mut first[part.clone()]);
-    simd.store_part(v, &mut second[part.clone()]);
+    simd.store_part(v, &mut second[part]);
 }

@@ -5,7 +5,6 @@ use crate::launch::{ShapeError, expect_len};
 use crate::math::{erf, exp, logistic};
 use crate::simd::{Simd, blocks, dispatch, eight, eight_mut};
 use crate::workers::{Parts, Workers, for_rows, rows_per_task};
-use std::ops::Range;
 
 impl Activation {
     /// Activates values.
@@ -77,19 +76,37 @@ fn activate<S: Simd>(simd: S, activation: Activation, x: S::F) -> (S::F, S::F) {
     (simd.mul(x, gate), simd.add(gate, slope))
 }
 
+/// The result of a forward pass.
+#[inline(always)]
+fn value<S: Simd>(simd: S, activation: Activation, x: S::F, up: Option<S::F>) -> S::F {
+    let value = activate(simd, activation, x).0;
+    match up {
+        Some(up) => simd.mul(value, up),
+        None => value,
+    }
+}
+
+/// Gradients of x and of `up`.
+#[inline(always)]
+fn gradients<S: Simd>(simd: S, activation: Activation, x: S::F, up: Option<S::F>, dy: S::F) -> (S::F, S::F) {
+    let (value, slope) = activate(simd, activation, x);
+    let above = match up {
+        Some(up) => simd.mul(dy, up),
+        None => dy,
+    };
+    (simd.mul(above, slope), simd.mul(dy, value))
+}
+
 #[inline(always)]
 fn forward_on<S: Simd>(simd: S, activation: Activation, x: &[f32], up: Option<&[f32]>, y: &mut [f32]) {
     let (whole, part) = blocks(x.len());
-    let result = |x: S::F, up: Option<S::F>| {
-        let value = activate(simd, activation, x).0;
-        up.map_or(value, |up| simd.mul(value, up))
-    };
     for start in whole {
-        let at = |slice: &[f32]| simd.load(eight(slice, start));
-        simd.store(result(at(x), up.map(at)), eight_mut(y, start));
+        let up = up.map(|up| simd.load(eight(up, start)));
+        simd.store(value(simd, activation, simd.load(eight(x, start)), up), eight_mut(y, start));
     }
-    let at = |slice: &[f32]| simd.load_part(&slice[part.clone()], 0.0);
-    simd.store_part(result(at(x), up.map(at)), &mut y[part.clone()]);
+    let up = up.map(|up| simd.load_part(&up[part.clone()], 0.0));
+    let rest = value(simd, activation, simd.load_part(&x[part.clone()], 0.0), up);
+    simd.store_part(rest, &mut y[part]);
 }
 
 /// `dup` is empty where there is no `up`.
@@ -103,23 +120,21 @@ fn backward_on<S: Simd>(
     dx: &mut [f32],
     dup: &mut [f32],
 ) {
-    let (whole, part): (_, Range<usize>) = blocks(x.len());
-    let result = |x: S::F, up: Option<S::F>, dy: S::F| {
-        let (value, slope) = activate(simd, activation, x);
-        (simd.mul(up.map_or(dy, |up| simd.mul(dy, up)), slope), simd.mul(dy, value))
-    };
+    let (whole, part) = blocks(x.len());
     for start in whole {
-        let at = |slice: &[f32]| simd.load(eight(slice, start));
-        let (gradient, up_gradient) = result(at(x), up.map(at), at(dy));
+        let above = up.map(|up| simd.load(eight(up, start)));
+        let (x, dy) = (simd.load(eight(x, start)), simd.load(eight(dy, start)));
+        let (gradient, up_gradient) = gradients(simd, activation, x, above, dy);
         simd.store(gradient, eight_mut(dx, start));
         if up.is_some() {
             simd.store(up_gradient, eight_mut(dup, start));
         }
     }
-    let at = |slice: &[f32]| simd.load_part(&slice[part.clone()], 0.0);
-    let (gradient, up_gradient) = result(at(x), up.map(at), at(dy));
+    let above = up.map(|up| simd.load_part(&up[part.clone()], 0.0));
+    let (x, dy) = (simd.load_part(&x[part.clone()], 0.0), simd.load_part(&dy[part.clone()], 0.0));
+    let (gradient, up_gradient) = gradients(simd, activation, x, above, dy);
     simd.store_part(gradient, &mut dx[part.clone()]);
     if up.is_some() {
-        simd.store_part(up_gradient, &mut dup[part.clone()]);
+        simd.store_part(up_gradient, &mut dup[part]);
     }
 }

@@ -113,6 +113,32 @@ fn forward_on<S: Simd>(simd: S, norm: Norm, x: &[f32], weight: Option<&[f32]>, b
     }
 }
 
+/// The normalised values of a row.
+#[inline(always)]
+fn normalise<S: Simd>(simd: S, values: S::F, mean: S::F, scale: S::F) -> S::F {
+    simd.mul(simd.sub(values, mean), scale)
+}
+
+/// The gradient of eight normalised values, from element `start` on.
+#[inline(always)]
+fn gradient<S: Simd>(simd: S, dy: &[f32], weight: Option<&[f32]>, start: usize) -> S::F {
+    let dy = simd.load(eight(dy, start));
+    match weight {
+        Some(weight) => simd.mul(dy, simd.load(eight(weight, start))),
+        None => dy,
+    }
+}
+
+/// The same of fewer than eight values.
+#[inline(always)]
+fn gradient_part<S: Simd>(simd: S, dy: &[f32], weight: Option<&[f32]>, range: Range<usize>) -> S::F {
+    let dy = simd.load_part(&dy[range.clone()], 0.0);
+    match weight {
+        Some(weight) => simd.mul(dy, simd.load_part(&weight[range], 0.0)),
+        None => dy,
+    }
+}
+
 /// `sums` is empty or `[2, width]`: for the weight and for the bias.
 #[inline(always)]
 fn backward_on<S: Simd>(
@@ -130,15 +156,14 @@ fn backward_on<S: Simd>(
     for ((x, dy), dx) in rows.zip(dx.chunks_exact_mut(width.max(1))) {
         let (mean, scale) = statistics(simd, norm, x);
         let (means, scales) = (simd.splat(mean), simd.splat(scale));
-        let normalise = |values: S::F| simd.mul(simd.sub(values, means), scales);
-        let gradient = |dy: S::F, weight: Option<S::F>| weight.map_or(dy, |weight| simd.mul(dy, weight));
         let (whole, part) = blocks(width);
 
         if !weight_sums.is_empty() {
             for start in whole.clone() {
                 let dy = simd.load(eight(dy, start));
+                let normalised = normalise(simd, simd.load(eight(x, start)), means, scales);
                 let to = eight_mut(weight_sums, start);
-                simd.store(simd.add(simd.load(to), simd.mul(dy, normalise(simd.load(eight(x, start))))), to);
+                simd.store(simd.add(simd.load(to), simd.mul(dy, normalised)), to);
                 let to = eight_mut(bias_sums, start);
                 simd.store(simd.add(simd.load(to), dy), to);
             }
@@ -148,32 +173,41 @@ fn backward_on<S: Simd>(
             }
         }
 
-        let whole_gradient =
-            |start: usize| gradient(simd.load(eight(dy, start)), weight.map(|weight| simd.load(eight(weight, start))));
-        let part_gradient = |range: Range<usize>| {
-            let weight = weight.map(|weight| simd.load_part(&weight[range.clone()], 0.0));
-            gradient(simd.load_part(&dy[range], 0.0), weight)
-        };
         let mean_gradient = match norm.kind {
             NormKind::Rms => 0.0,
-            NormKind::Layer => add_up(simd, width, whole_gradient, part_gradient) / width as f32,
+            NormKind::Layer => {
+                let sum = add_up(
+                    simd,
+                    width,
+                    |start| gradient(simd, dy, weight, start),
+                    |range| gradient_part(simd, dy, weight, range),
+                );
+                sum / width as f32
+            }
         };
         let mean_product = add_up(
             simd,
             width,
-            |start| simd.mul(whole_gradient(start), normalise(simd.load(eight(x, start)))),
-            |range| simd.mul(part_gradient(range.clone()), normalise(simd.load_part(&x[range], mean))),
+            |start| {
+                let normalised = normalise(simd, simd.load(eight(x, start)), means, scales);
+                simd.mul(gradient(simd, dy, weight, start), normalised)
+            },
+            |range| {
+                let normalised = normalise(simd, simd.load_part(&x[range.clone()], mean), means, scales);
+                simd.mul(gradient_part(simd, dy, weight, range), normalised)
+            },
         ) / width as f32;
 
         let (mean_gradients, mean_products) = (simd.splat(mean_gradient), simd.splat(mean_product));
-        let result = |values: S::F, gradient: S::F| {
-            let rest = simd.sub(simd.sub(gradient, mean_gradients), simd.mul(normalise(values), mean_products));
-            simd.mul(scales, rest)
-        };
         for start in whole {
-            simd.store(result(simd.load(eight(x, start)), whole_gradient(start)), eight_mut(dx, start));
+            let normalised = normalise(simd, simd.load(eight(x, start)), means, scales);
+            let centred = simd.sub(gradient(simd, dy, weight, start), mean_gradients);
+            let rest = simd.sub(centred, simd.mul(normalised, mean_products));
+            simd.store(simd.mul(scales, rest), eight_mut(dx, start));
         }
-        let values = simd.load_part(&x[part.clone()], 0.0);
-        simd.store_part(result(values, part_gradient(part.clone())), &mut dx[part]);
+        let normalised = normalise(simd, simd.load_part(&x[part.clone()], 0.0), means, scales);
+        let centred = simd.sub(gradient_part(simd, dy, weight, part.clone()), mean_gradients);
+        let rest = simd.sub(centred, simd.mul(normalised, mean_products));
+        simd.store_part(simd.mul(scales, rest), &mut dx[part]);
     }
 }

@@ -50,17 +50,17 @@ fn forward_on<S: Simd>(simd: S, softmax: Softmax, x: &[f32], y: &mut [f32]) {
         }
         let most = simd.splat(simd.largest(most));
 
-        let mut sums = [simd.zero(); 2];
-        for (i, start) in whole.clone().enumerate() {
+        let mut sum = simd.zero();
+        for start in whole.clone() {
             let values = exp(simd, simd.sub(simd.mul(simd.load(eight(x, start)), scales), most));
             simd.store(values, eight_mut(y, start));
-            sums[i % 2] = simd.add(sums[i % 2], values);
+            sum = simd.add(sum, values);
         }
         let values = exp(simd, simd.sub(simd.mul(simd.load_part(&x[part.clone()], 0.0), scales), most));
         simd.store_part(values, &mut y[part.clone()]);
         let rest: f32 = y[part.clone()].iter().sum();
 
-        let factor = 1.0 / (simd.sum(simd.add(sums[0], sums[1])) + rest);
+        let factor = 1.0 / (simd.sum(sum) + rest);
         let factors = simd.splat(factor);
         for start in whole.clone() {
             let to = eight_mut(y, start);
