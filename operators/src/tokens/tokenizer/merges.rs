@@ -391,4 +391,16 @@ mod tests {
             assert_eq!(by_library(&tokenizer, "abc"), expected);
         }
     }
+
+    #[test]
+    fn counting_never_makes_the_whole_vocabulary_ready() {
+        let merges = [("a", "b"), ("a", "a")].map(|(left, right)| (left.to_owned(), right.to_owned()));
+        let tokenizer = tokenizer(&merges, false);
+        let text = format!("ab {} \u{77e5} {}", "a".repeat(3 * LONGEST), "-".repeat(3 * LONGEST));
+        let count = tokenizer.counter().count(&text, true).unwrap();
+        assert!(tokenizer.shared.whole.get().is_none());
+        let mut ids = Vec::new();
+        tokenizer.encode(&text, true, &mut ids).unwrap();
+        assert_eq!(count, ids.len());
+    }
 }

@@ -84,24 +84,21 @@ impl AsciiNormalization {
     /// A character that becomes one of ASCII is a starter before and after, and canonical ordering moves nothing across a
     /// starter (Unicode Standard, section 3.11), so both sides of it are normalised independently. One that is left out is no
     /// border: what was apart may be ordered then.
-    fn normalize<'a, 'b>(
+    fn normalize<'a>(
         &self,
         text: &'a str,
-        library: impl Fn(&'b str) -> tokenizers::Result<Cow<'b, str>>,
-    ) -> tokenizers::Result<Cow<'a, str>>
-    where
-        'a: 'b,
-    {
-        let table = &*self.0;
-        let smooth = |byte: u8| table.get(usize::from(byte)).copied().filter(|&normalized| normalized != ROUGH);
+        library: impl Fn(&'a str) -> tokenizers::Result<Cow<'a, str>>,
+    ) -> tokenizers::Result<Cow<'a, str>> {
+        let normalized_byte = |byte: u8| self.0.get(usize::from(byte)).copied().unwrap_or(ROUGH);
+        let is_rough = |byte: u8| normalized_byte(byte) == ROUGH;
         let mut normalized = String::with_capacity(text.len());
         let mut rest = text;
         while !rest.is_empty() {
-            normalized.extend(rest.bytes().map_while(smooth).map(char::from));
-            let border = rest.bytes().position(|byte| smooth(byte).is_none()).unwrap_or(rest.len());
-            let (_, behind) = rest.split_at(border);
-            let border = behind.bytes().position(|byte| smooth(byte).is_some()).unwrap_or(behind.len());
-            let (rough, behind) = behind.split_at(border);
+            // Bytes of characters beyond ASCII are rough, so both borders are between characters.
+            let (smooth, behind) = rest.split_at(rest.bytes().position(is_rough).unwrap_or(rest.len()));
+            normalized.extend(smooth.bytes().map(|byte| char::from(normalized_byte(byte))));
+            let smooth_again = behind.bytes().position(|byte| !is_rough(byte)).unwrap_or(behind.len());
+            let (rough, behind) = behind.split_at(smooth_again);
             if !rough.is_empty() {
                 normalized.push_str(&library(rough)?);
             }

@@ -7,7 +7,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-/// Ids are below this in any vocabulary that is read here.
+/// A vocabulary with larger ids is left to the library: tables by id would be mostly empty.
 const MOST_IDS: usize = 1 << 24;
 
 /// The character that SentencePiece writes for a space.
@@ -33,7 +33,7 @@ struct Model {
     #[serde(default)]
     byte_level: bool,
     #[serde(default)]
-    ignore_merges: bool,
+    ignore_merges: Option<bool>,
     #[serde(default)]
     dropout: Option<f64>,
     #[serde(default)]
@@ -131,7 +131,7 @@ impl VocabularyFile {
         });
         let merges = merges.collect::<Option<_>>()?;
         let mut whole = HashSet::new();
-        if model.ignore_merges {
+        if model.ignore_merges == Some(true) {
             // Tokens that are not in the alphabet of bytes are no words of any text.
             whole.extend(ids.keys().filter_map(|token| token.chars().map(byte_of).collect::<Option<Box<[u8]>>>()));
         }
