@@ -371,6 +371,22 @@ mod tests {
     }
 
     #[test]
+    fn words_that_differ_in_one_byte_are_told_apart() {
+        for length in [1, 7, 8, 9, SHORT, SHORT + 1, 40] {
+            let mut cache = CountCache::new();
+            // The last of them has no byte changed.
+            let words = (0..=length).map(|changed| {
+                let letter = |position| if position == changed { 'b' } else { 'a' };
+                (0..length).map(letter).collect::<String>()
+            });
+            let (text, spans) = text_of(words);
+            let tokenized = check(&mut cache, &text, &spans);
+            assert_eq!(tokenized[0], length + 1, "no word is taken for another");
+            assert_eq!(tokenized[1], 0, "every word is known");
+        }
+    }
+
+    #[test]
     fn more_words_than_fit_are_counted_right() {
         let mut cache = CountCache::new();
         // So many that some sets are full, and in another order the second time.
