@@ -25,8 +25,8 @@
 //! # Promises
 //!
 //! A result has the same bits on every call. Rows do not depend on rows beside them. A CPU twin has the same bits whatever the
-//! number of workers, and on every processor: wide and narrow instructions add in the same order, and products are not fused
-//! into sums. (Of [`gemm`], see there.) Sums over all rows (gradients of weights) are made from pieces whose number
+//! number of workers, and on every processor: wide and narrow instructions add in the same order, and products are fused into
+//! sums everywhere or nowhere. (Of [`gemm`], see there.) Sums over all rows (gradients of weights) are made from pieces whose number
 //! follows from the shape alone.
 //!
 //! Values that are not numbers, and infinities, spread as the formulas say, and only within their row.

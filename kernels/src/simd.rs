@@ -1,8 +1,9 @@
 //! Eight single-precision numbers at a time, on every processor with the same bits.
 //!
 //! A loop is written once, generic over [`Simd`], and compiled twice: with AVX2 and with plain arrays. Which one runs is decided
-//! when it runs. Both do the same operations in the same order, and neither fuses products into sums, so results are equal bit
-//! for bit. Memory is the limit of nearly all these loops; the fused instruction would not make them faster.
+//! when it runs. Both do the same operations in the same order, and products are fused into sums only where [`Simd::mul_add`] says
+//! so, which rounds once on every processor. So results are equal bit for bit. Where memory is the limit, the fused instruction would
+//! not make a loop faster; it is for products of matrices. Without it in the processor it is a function, and slow.
 #![allow(unsafe_code, reason = "vector intrinsics, whose only condition is that the processor has them")]
 
 /// Lanes of a vector.
@@ -20,6 +21,9 @@ pub(crate) trait Simd: Copy {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     fn sqrt(self, a: Self::F) -> Self::F;
+    /// a * b + c, rounded once.
+    #[cfg_attr(not(test), allow(dead_code, reason = "families that multiply matrices use it"))]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `a` where a > b, else `b`, also where one of them is not a number.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a` where a < b, else `b`, also where one of them is not a number.
@@ -121,6 +125,10 @@ impl Simd for Plain {
         each(|i| a[i].sqrt())
     }
     #[inline(always)]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        each(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
     fn max(self, a: Self::F, b: Self::F) -> Self::F {
         each(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
@@ -164,7 +172,7 @@ mod x86 {
     use super::{LANES, Simd};
     use std::arch::x86_64::*;
 
-    /// AVX2. A value exists only where the processor has it.
+    /// AVX2 with fused multiplication, which every processor with AVX2 has. A value exists only where the processor has both.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct Avx2(());
 
@@ -174,11 +182,11 @@ mod x86 {
             if super::PLAIN_ONLY.get() {
                 return None;
             }
-            std::is_x86_feature_detected!("avx2").then_some(Self(()))
+            (std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma")).then_some(Self(()))
         }
     }
 
-    // SAFETY of all that follows: a value of `Avx2` exists only where the processor has AVX2, and arrays have eight elements.
+    // SAFETY of all that follows: a value of `Avx2` exists only where the processor has AVX2 and FMA, and arrays have eight elements.
     impl Simd for Avx2 {
         type F = __m256;
 
@@ -213,6 +221,10 @@ mod x86 {
         #[inline(always)]
         fn sqrt(self, a: Self::F) -> Self::F {
             unsafe { _mm256_sqrt_ps(a) }
+        }
+        #[inline(always)]
+        fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+            unsafe { _mm256_fmadd_ps(a, b, c) }
         }
         #[inline(always)]
         fn max(self, a: Self::F, b: Self::F) -> Self::F {
@@ -259,11 +271,11 @@ macro_rules! dispatch {
         $visibility fn $name($($argument: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             if let Some(simd) = $crate::simd::Avx2::new() {
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 fn wide(simd: $crate::simd::Avx2, $($argument: $type),*) $(-> $result)? {
                     $generic(simd, $($argument),*)
                 }
-                // SAFETY: the value `simd` exists, so the processor has AVX2.
+                // SAFETY: the value `simd` exists, so the processor has AVX2 and FMA.
                 return unsafe { wide(simd, $($argument),*) };
             }
             $generic($crate::simd::Plain, $($argument),*)

@@ -4,72 +4,93 @@
 
 mod shim;
 
-use gristmill_kernels::check::{Cpu, HostBuffer, Machine, Outcome, check, families};
+use gristmill_kernels::check::{Cpu, Family, HostBuffer, Machine, Outcome, check, families};
 use gristmill_kernels::workers::{Serial, Threads};
 use proptest::prelude::{ProptestConfig, any};
 use proptest::proptest;
 use shim::Shim;
 
-fn check_all(machine: &dyn Machine, seed: u64) -> usize {
+fn family(name: &str) -> &'static Family {
+    families().iter().find(|family| family.name == name).unwrap()
+}
+
+/// Lets the machine solve every case, and returns how many it knew.
+fn check_all(family: &Family, machine: &dyn Machine, seed: u64) -> usize {
     let mut passed = 0;
-    for family in families() {
-        for problem in (family.cases)(seed) {
-            match check(&*problem, machine) {
-                Ok(Outcome::Passed) => passed += 1,
-                Ok(Outcome::NotForThisMachine) => {}
-                Err(error) => panic!("{}: {error}", family.name),
-            }
+    for problem in (family.cases)(seed) {
+        match check(&*problem, machine) {
+            Ok(Outcome::Passed) => passed += 1,
+            Ok(Outcome::NotForThisMachine) => {}
+            Err(error) => panic!("{}: {error}", family.name),
         }
     }
     passed
 }
 
-#[test]
-fn twins_are_right() {
-    assert!(check_all(&Cpu(&Serial), 1) > 0);
-}
-
-#[test]
-fn twins_are_right_on_threads_and_have_the_bits_of_one() {
+fn twins_have_the_bits_of_one_thread(family: &Family) {
     let threads = Threads::new(3);
-    for family in families() {
-        for problem in (family.cases)(2) {
-            check(&*problem, &Cpu(&threads)).unwrap();
-            let solve = |machine: Cpu<'_>| machine.solve(&*problem, 0).unwrap();
-            let (Some(one), Some(many)) = (solve(Cpu(&Serial)), solve(Cpu(&threads))) else { continue };
-            for (one, many) in one.iter().zip(&many) {
-                assert_eq!(HostBuffer::first_difference(one, many), None, "{}", problem.label());
-            }
+    for problem in (family.cases)(2) {
+        check(&*problem, &Cpu(&threads)).unwrap();
+        let solve = |machine: Cpu<'_>| machine.solve(&*problem, 0).unwrap();
+        let (Some(one), Some(many)) = (solve(Cpu(&Serial)), solve(Cpu(&threads))) else { continue };
+        for (one, many) in one.iter().zip(&many) {
+            assert_eq!(HostBuffer::first_difference(one, many), None, "{}", problem.label());
         }
     }
 }
 
-#[test]
-fn cuda_kernels_are_right() {
-    assert!(check_all(&Shim::default(), 1) > 0);
-}
+/// Tests of each family apart, so that they run side by side and can be chosen by name.
+macro_rules! tests {
+    ($($family:ident),* $(,)?) => {
+        #[test]
+        fn every_family_is_tested() {
+            let names: Vec<&str> = families().iter().map(|family| family.name).collect();
+            assert_eq!(names, [$(stringify!($family)),*]);
+        }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
-    fn twins_are_right_for_any_seed(seed in any::<u64>()) {
-        check_all(&Cpu(&Serial), seed);
-    }
-}
+        $(mod $family {
+            use super::*;
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
-    fn cuda_kernels_are_right_for_any_seed(seed in any::<u64>()) {
-        check_all(&Shim::default(), seed);
-    }
-}
+            #[test]
+            fn twins_are_right() {
+                assert!(check_all(family(stringify!($family)), &Cpu(&Serial), 1) > 0);
+            }
 
-#[cfg(feature = "cuda")]
-#[test]
-fn a_gpu_is_right() {
-    match gristmill_kernels::gpu::Gpu::open(0) {
-        Ok(gpu) => assert!(check_all(&gpu, 1) > 0),
-        Err(error) => println!("skipped: {error}"),
-    }
+            #[test]
+            fn twins_are_right_on_threads_and_have_the_bits_of_one() {
+                twins_have_the_bits_of_one_thread(family(stringify!($family)));
+            }
+
+            #[test]
+            fn cuda_kernels_are_right() {
+                assert!(check_all(family(stringify!($family)), &Shim::default(), 1) > 0);
+            }
+
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+                #[test]
+                fn twins_are_right_for_any_seed(seed in any::<u64>()) {
+                    check_all(family(stringify!($family)), &Cpu(&Serial), seed);
+                }
+            }
+
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: 2, failure_persistence: None, ..ProptestConfig::default() })]
+                #[test]
+                fn cuda_kernels_are_right_for_any_seed(seed in any::<u64>()) {
+                    check_all(family(stringify!($family)), &Shim::default(), seed);
+                }
+            }
+
+            #[cfg(feature = "cuda")]
+            #[test]
+            fn a_gpu_is_right() {
+                match gristmill_kernels::gpu::Gpu::open(0) {
+                    Ok(gpu) => assert!(check_all(family(stringify!($family)), &gpu, 1) > 0),
+                    Err(error) => println!("skipped: {error}"),
+                }
+            }
+        })*
+    };
 }
+tests!(adamw, glu, norms, pool, rotary, softmax);

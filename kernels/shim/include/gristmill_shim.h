@@ -1,6 +1,6 @@
 // The part of CUDA C++ that the kernels use, for an ordinary C++ compiler. Included by cuda/common.cuh in place of CUDA's headers.
-// Each CUDA thread runs as a fiber; runtime.cpp schedules them. What is not here (inline PTX, tensor cores, asynchronous copies,
-// clusters) cannot run on the CPU, and a kernel needs a plain form of it.
+// Each CUDA thread runs as a fiber; runtime.cpp schedules them. What is not here (inline PTX, clusters) cannot run on the
+// CPU, and a kernel needs a plain form of it, as cuda/mma.cuh has of tensor cores and asynchronous copies.
 #pragma once
 
 #include <cmath>
@@ -69,16 +69,23 @@ struct Region {
 };
 
 enum class Access { READ, WRITE, ATOMIC };
-enum class Meeting { SYNC, SHUFFLE, SHUFFLE_XOR, SHUFFLE_DOWN, SHUFFLE_UP, VOTE };
+enum class Meeting { SYNC, SHUFFLE, SHUFFLE_XOR, SHUFFLE_DOWN, SHUFFLE_UP, VOTE, WHOLE };
 
 void barrier(int site);
 int barrier_count(int site, int predicate);
 // All lanes of `mask` that have not returned meet; `values` gets what each brought.
 void meet(uint32_t mask, uint64_t value, Meeting kind, uint64_t (&values)[32]);
+// All 32 lanes of the warp meet, none of which may have returned.
+void meet_whole(uint64_t value, uint64_t (&values)[32]);
 uint64_t exchange(uint32_t mask, uint64_t value, Meeting kind, int source);
 const Region *shared_region(const void *tag, size_t bytes, const char *name);
 const Region *dynamic_region(const char *name);
 void touch(const Region *region, const void *address, Access access);
+// Copies of 16 bytes, `valid` of them from memory and zeros for the rest. A copy takes place when its thread waits for its group:
+// who reads too early then reads what was there before.
+void copy_async(const Region *region, void *to, const void *from, int valid);
+void copies_commit();
+void copies_wait(int pending);
 [[noreturn]] void out_of_bounds(const Region *region, const void *address, size_t size);
 [[noreturn]] void fault(const char *message);
 
@@ -125,6 +132,8 @@ template <class T> class SharedPointer {
     return SharedRef<T>(at, region_);
   }
   SharedRef<T> operator*() const { return (*this)[0]; }
+  const Region *region() const { return region_; }
+  T *address() const { return address_; }
   SharedPointer operator+(int64_t offset) const { return SharedPointer(address_ + offset, region_); }
   SharedPointer operator-(int64_t offset) const { return SharedPointer(address_ - offset, region_); }
   template <class U> SharedPointer<U> as() const {

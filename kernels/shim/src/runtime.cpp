@@ -93,8 +93,18 @@ struct Gathering {
   uint64_t values[32];
 };
 
+struct Copy {
+  const Region *region;
+  char *to;
+  const void *from;
+  int valid;
+};
+
 struct Fiber {
   Context context;
+  // Copies that the thread began: groups that it ended, and those since.
+  std::deque<std::vector<Copy>> groups;
+  std::vector<Copy> begun;
   uint3 index;
   State state;
   int site, predicate, predicates;
@@ -174,6 +184,9 @@ void record(const uint3 &thread, const char *format, ...) {
 
 void entry() {
   run.kernel->invoke(run.arguments);
+  bool copies = !run.current->begun.empty();
+  for (const auto &group : run.current->groups) copies |= !group.empty();
+  if (copies) fault("the thread ends, and never waited for copies that it began");
   run.current->state = State::DONE;
   give_up();
 }
@@ -275,6 +288,8 @@ void run_block(std::vector<unsigned> &order) {
     char *stack = run.stacks.get() + i * STACK;
     fiber.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
     fiber.state = State::READY;
+    fiber.groups.clear();
+    fiber.begun.clear();
     memcpy(stack, &CANARY, sizeof CANARY);
     prepare(fiber.context, stack, STACK, entry);
   }
@@ -374,6 +389,12 @@ void meet(uint32_t mask, uint64_t value, Meeting kind, uint64_t (&values)[32]) {
   memcpy(values, gathering->values, sizeof values);
   leave(gathering);
 }
+void meet_whole(uint64_t value, uint64_t (&values)[32]) {
+  const Gathering *gathering = gather(0xffffffffu, value, Meeting::WHOLE);
+  if (gathering->arrived != 0xffffffffu) fault("an instruction of a whole warp was executed by a part of its lanes");
+  memcpy(values, gathering->values, sizeof values);
+  leave(gathering);
+}
 uint64_t exchange(uint32_t mask, uint64_t value, Meeting kind, int source) {
   const Gathering *gathering = gather(mask, value, kind);
   const int lane = source & 31;
@@ -414,6 +435,30 @@ void touch(const Region *region, const void *address, Access access) {
   if (access == Access::READ) add(shadow.reads, warp, lane);
   else if (access == Access::ATOMIC) add(shadow.atomics, warp, lane);
   else shadow.writes = Touch{run.epoch, lane, static_cast<uint32_t>(run.warps[static_cast<size_t>(warp)].synchronised.size()), warp};
+}
+
+void copy_async(const Region *region, void *to, const void *from, int valid) {
+  char *start = static_cast<char *>(to);
+  if (!region) fault("shared memory is used through an empty pointer");
+  if (start < region->base || start + 16 > region->base + region->bytes) out_of_bounds(region, to, 16);
+  if (valid < 0 || valid > 16) fault("an asynchronous copy has 0 to 16 bytes");
+  if (reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16) fault("an asynchronous copy is not at a multiple of 16 bytes");
+  run.current->begun.push_back(Copy{region, start, from, valid});
+}
+void copies_commit() {
+  run.current->groups.push_back(std::move(run.current->begun));
+  run.current->begun.clear();
+}
+void copies_wait(int pending) {
+  auto &groups = run.current->groups;
+  while (groups.size() > static_cast<size_t>(pending)) {
+    for (const Copy &copy : groups.front()) {
+      for (int i = 0; i < 16; i++) touch(copy.region, copy.to + i, Access::WRITE);
+      memset(copy.to, 0, 16);
+      if (copy.valid) memcpy(copy.to, copy.from, static_cast<size_t>(copy.valid));
+    }
+    groups.pop_front();
+  }
 }
 
 }  // namespace gristmill_shim

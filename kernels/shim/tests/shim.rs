@@ -37,6 +37,76 @@ fn planted_mistakes_are_found_whatever_the_order() {
 }
 
 #[test]
+fn mistakes_with_tensor_cores_and_copies_are_found() {
+    let cases = [
+        ("planted_part_of_a_warp", false, "a part of its lanes"),
+        ("planted_unaligned_copy", true, "multiple of 16 bytes"),
+        ("planted_forgotten_copy", true, "never waited"),
+    ];
+    #[repr(align(16))]
+    struct Aligned([u16; 256]);
+    let mut x = Aligned([0x3f80; 256]);
+    for (kernel, reads, expected) in cases {
+        let mut y = vec![0_f32; 64];
+        let arguments = [address(&mut x.0), address(&mut y)];
+        let arguments = if reads { &arguments[..] } else { &arguments[1..] };
+        let error = unsafe { launch(kernel, threads(32), arguments, 1) }.unwrap_err();
+        assert!(error.to_string().contains(expected), "{kernel}: {error}");
+    }
+    let mut y = vec![0_f32; 64];
+    unsafe { launch("planted_early_read", threads(32), &[address(&mut x.0), address(&mut y)], 1) }.unwrap();
+    assert!(y[..32].iter().all(|&value| value == 1.0) && y[32..].iter().all(|value| value.is_nan()), "{y:?}");
+}
+
+/// Small whole numbers, exact in either type and in every sum.
+#[test]
+fn products_of_tiles_are_right_however_the_operands_lie() {
+    #[repr(align(16))]
+    struct Tile([u16; 256]);
+    let whole = |i: usize| (i * 7 % 11) as f32 - 5.0;
+    let bits = |value: f32, half: bool| -> u16 {
+        if !half {
+            return (value.to_bits() >> 16) as u16;
+        }
+        (0..=u16::MAX).find(|&bits| half_value(bits) == f64::from(value)).unwrap()
+    };
+    for (kernel, half) in [("correct_products_bf16", false), ("correct_products_f16", true)] {
+        let tile = |f: &dyn Fn(usize, usize) -> f32| Tile(std::array::from_fn(|i| bits(f(i / 16, i % 16), half)));
+        let a = |row: usize, k: usize| whole(row * 31 + k * 3);
+        let b = |k: usize, column: usize| whole(k * 17 + column * 5 + 2);
+        let mut tiles = [tile(&a), tile(&|k, row| a(row, k)), tile(&b), tile(&|column, k| b(k, column))];
+        for inner in [16, 9, 3, 0] {
+            let mut y = vec![f32::NAN; 4 * 256];
+            let [left, left_transposed, right, right_transposed] = &mut tiles;
+            let arguments = [
+                address(&mut left.0),
+                address(&mut left_transposed.0),
+                address(&mut right.0),
+                address(&mut right_transposed.0),
+                address(&mut y),
+                Argument::Int(inner),
+            ];
+            unsafe { launch(kernel, threads(32), &arguments, u64::from(inner)) }.unwrap();
+            for (i, &value) in y.iter().enumerate() {
+                let (row, column) = (i % 256 / 16, i % 16);
+                let expected: f32 = (0..inner as usize).map(|k| a(row, k) * b(k, column)).sum();
+                assert_eq!(value, expected, "{kernel}, way {}, row {row}, column {column}, {inner} of k", i / 256);
+            }
+        }
+    }
+    let small = |i: usize| (i * 5 % 7) as f32 - 3.0;
+    let mut a = Tile(std::array::from_fn(|i| bits(small(i), false)));
+    let mut y = vec![f32::NAN; 256];
+    unsafe { launch("correct_chained_products", threads(32), &[address(&mut a.0), address(&mut y)], 1) }.unwrap();
+    let times = |left: &[f32], right: &[f32]| -> Vec<f32> {
+        let cell = |i: usize| (0..16).map(|k| left[i / 16 * 16 + k] * right[k * 16 + i % 16]).sum();
+        (0..256).map(cell).collect()
+    };
+    let a: Vec<f32> = (0..256).map(small).collect();
+    assert_eq!(y, times(&times(&a, &a), &a));
+}
+
+#[test]
 fn a_fault_names_the_thread() {
     let mut y = vec![0_f32; 64];
     let error = unsafe { launch("planted_index", threads(64), &[address(&mut y)], 1) }.unwrap_err();
