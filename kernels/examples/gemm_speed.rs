@@ -7,10 +7,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
+#[path = "shared/processor_time.rs"]
+mod processor_time;
+
 use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use gristmill_kernels::gemm::{Engine, MatmulOptions, Matrix, MatrixMut, PackedWeights, Precision, Values};
+use processor_time::now;
 use serde_json::{Value, json};
 
 struct Layer {
@@ -66,31 +70,4 @@ fn time(weights: &PackedWeights, tokens: usize, engine: Option<Engine>, limit: D
 /// Numbers between -1 and 1; none is subnormal.
 fn numbers(count: usize) -> Vec<f32> {
     (0..count as u32).map(|index| (index.wrapping_mul(0x9e37_79b1) >> 8) as f32 / (1 << 23) as f32 - 0.999).collect()
-}
-
-/// Processor time that this thread has used.
-#[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "the standard library does not offer this clock")]
-fn now() -> Duration {
-    const THREAD_CPU_TIME: i32 = 3;
-    #[repr(C)]
-    struct Timespec {
-        seconds: std::ffi::c_long,
-        nanoseconds: std::ffi::c_long,
-    }
-    unsafe extern "C" {
-        fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
-    }
-    let mut time = Timespec { seconds: 0, nanoseconds: 0 };
-    // SAFETY: the C library that the standard library links has this function, and `time` is a timespec of 64-bit Linux.
-    let failed = unsafe { clock_gettime(THREAD_CPU_TIME, &raw mut time) };
-    assert_eq!(failed, 0, "no processor time");
-    Duration::new(time.seconds as u64, time.nanoseconds as u32)
-}
-
-/// Time since the first call.
-#[cfg(not(target_os = "linux"))]
-fn now() -> Duration {
-    static FIRST: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    FIRST.get_or_init(Instant::now).elapsed()
 }

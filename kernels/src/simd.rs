@@ -22,7 +22,6 @@ pub(crate) trait Simd: Copy {
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     fn sqrt(self, a: Self::F) -> Self::F;
     /// a * b + c, rounded once.
-    #[cfg_attr(not(test), allow(dead_code, reason = "families that multiply matrices use it"))]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `a` where a > b, else `b`, also where one of them is not a number.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
@@ -154,7 +153,7 @@ impl Simd for Plain {
     }
     #[inline(always)]
     fn power_of_two(self, n: Self::F) -> Self::F {
-        each(|i| f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+        each(|i| f32::from_bits(((n[i] as i32).wrapping_add(127) as u32) << 23))
     }
 }
 
@@ -332,4 +331,27 @@ pub(crate) fn add_up<S: Simd>(
     }
     let [a, b, c, d] = sums;
     simd.sum(simd.add(simd.add(a, b), simd.add(c, d)))
+}
+
+/// Adds up two terms over blocks of eight, as [`add_up`] does one, with two sums in turn for each.
+#[inline(always)]
+pub(crate) fn add_up_both<S: Simd>(
+    simd: S,
+    len: usize,
+    whole: impl Fn(usize) -> (S::F, S::F),
+    part: impl Fn(std::ops::Range<usize>) -> (S::F, S::F),
+) -> (f32, f32) {
+    let mut sums = [(simd.zero(), simd.zero()); 2];
+    let rest = len - len % LANES;
+    for start in (0..rest).step_by(LANES) {
+        let terms = whole(start);
+        let [(first, second), next] = sums;
+        sums = [next, (simd.add(first, terms.0), simd.add(second, terms.1))];
+    }
+    if rest < len {
+        let terms = part(rest..len);
+        sums[0] = (simd.add(sums[0].0, terms.0), simd.add(sums[0].1, terms.1));
+    }
+    let [(first, second), (other_first, other_second)] = sums;
+    (simd.sum(simd.add(first, other_first)), simd.sum(simd.add(second, other_second)))
 }

@@ -2,8 +2,8 @@
 
 use super::{Activation, Backward, Forward};
 use crate::launch::{ShapeError, expect_len};
-use crate::math::{erf, exp, logistic};
-use crate::simd::{Simd, blocks, dispatch, eight, eight_mut};
+use crate::math::{logistic, normal};
+use crate::simd::{LANES, Simd, dispatch, eight, eight_mut};
 use crate::workers::{Parts, Workers, for_rows, rows_per_task};
 
 impl Activation {
@@ -56,11 +56,10 @@ dispatch!(
 /// The values of an activation, and its slopes.
 #[inline(always)]
 fn activate<S: Simd>(simd: S, activation: Activation, x: S::F) -> (S::F, S::F) {
-    let (one, half) = (simd.splat(1.0), simd.splat(0.5));
+    let one = simd.splat(1.0);
     if activation == Activation::GeluErf {
-        let phi = simd.mul(half, simd.add(one, erf(simd, simd.mul(x, simd.splat(std::f32::consts::FRAC_1_SQRT_2)))));
-        let density = exp(simd, simd.mul(simd.splat(-0.5), simd.mul(x, x)));
-        return (simd.mul(x, phi), simd.add(phi, simd.mul(x, simd.mul(simd.splat(0.398_942_3), density))));
+        let (below, bell) = normal(simd, x);
+        return (simd.mul(x, below), simd.mul_add(x, simd.mul(simd.splat(0.398_942_3), bell), below));
     }
     // The tanh form is x times the logistic function of 2u, u being the argument of tanh.
     let (inner, inner_slope) = if activation == Activation::GeluTanh {
@@ -76,37 +75,97 @@ fn activate<S: Simd>(simd: S, activation: Activation, x: S::F) -> (S::F, S::F) {
     (simd.mul(x, gate), simd.add(gate, slope))
 }
 
-/// The result of a forward pass.
-#[inline(always)]
-fn value<S: Simd>(simd: S, activation: Activation, x: S::F, up: Option<S::F>) -> S::F {
-    let value = activate(simd, activation, x).0;
-    match up {
-        Some(up) => simd.mul(value, up),
-        None => value,
+/// A function of two values, compiled into whatever loop calls it: unlike a closure, which is not inlined for certain when it is
+/// called from several places, and would then lose the vectors.
+trait Elementwise: Copy {
+    fn of<S: Simd>(self, simd: S, a: S::F, b: S::F) -> S::F;
+}
+
+/// Calls with each activation as a constant: what depends on it is then decided before the loops.
+macro_rules! for_each_activation {
+    ($activation:expr, $constant:ident => $call:expr) => {
+        match $activation {
+            Activation::Silu => {
+                const $constant: u8 = Activation::Silu as u8;
+                $call
+            }
+            Activation::GeluErf => {
+                const $constant: u8 = Activation::GeluErf as u8;
+                $call
+            }
+            Activation::GeluTanh => {
+                const $constant: u8 = Activation::GeluTanh as u8;
+                $call
+            }
+        }
+    };
+}
+
+/// The activation of such a number.
+const fn numbered(activation: u8) -> Activation {
+    const GELU_ERF: u8 = Activation::GeluErf as u8;
+    const GELU_TANH: u8 = Activation::GeluTanh as u8;
+    match activation {
+        GELU_ERF => Activation::GeluErf,
+        GELU_TANH => Activation::GeluTanh,
+        _ => Activation::Silu,
     }
 }
 
-/// Gradients of x and of `up`.
-#[inline(always)]
-fn gradients<S: Simd>(simd: S, activation: Activation, x: S::F, up: Option<S::F>, dy: S::F) -> (S::F, S::F) {
-    let (value, slope) = activate(simd, activation, x);
-    let above = match up {
-        Some(up) => simd.mul(dy, up),
-        None => dy,
-    };
-    (simd.mul(above, slope), simd.mul(dy, value))
+/// The activation of the first value.
+#[derive(Clone, Copy)]
+struct Alone<const ACTIVATION: u8>;
+impl<const ACTIVATION: u8> Elementwise for Alone<ACTIVATION> {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, x: S::F, _: S::F) -> S::F {
+        activate(simd, numbered(ACTIVATION), x).0
+    }
+}
+
+/// The activation of the first value times the second.
+#[derive(Clone, Copy)]
+struct Gate<const ACTIVATION: u8>;
+impl<const ACTIVATION: u8> Elementwise for Gate<ACTIVATION> {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, x: S::F, up: S::F) -> S::F {
+        simd.mul(activate(simd, numbered(ACTIVATION), x).0, up)
+    }
+}
+
+/// The slope of the activation at the first value, times the second.
+#[derive(Clone, Copy)]
+struct Slope<const ACTIVATION: u8>;
+impl<const ACTIVATION: u8> Elementwise for Slope<ACTIVATION> {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, x: S::F, dy: S::F) -> S::F {
+        simd.mul(dy, activate(simd, numbered(ACTIVATION), x).1)
+    }
 }
 
 #[inline(always)]
 fn forward_on<S: Simd>(simd: S, activation: Activation, x: &[f32], up: Option<&[f32]>, y: &mut [f32]) {
-    let (whole, part) = blocks(x.len());
-    for start in whole {
-        let up = up.map(|up| simd.load(eight(up, start)));
-        simd.store(value(simd, activation, simd.load(eight(x, start)), up), eight_mut(y, start));
+    for_each_activation!(activation, A => match up {
+        None => each_value(simd, Alone::<A>, x, x, y),
+        Some(up) => each_value(simd, Gate::<A>, x, up, y),
+    });
+}
+
+/// y = f(a, b), two vectors at a time, which share constants and do not wait for one another.
+#[inline(always)]
+fn each_value<S: Simd, F: Elementwise>(simd: S, f: F, a: &[f32], b: &[f32], y: &mut [f32]) {
+    let pairs = y.len() - y.len() % (2 * LANES);
+    let (a_pairs, b_pairs) = (a[..pairs].chunks_exact(2 * LANES), b[..pairs].chunks_exact(2 * LANES));
+    for ((a, b), y) in a_pairs.zip(b_pairs).zip(y[..pairs].chunks_exact_mut(2 * LANES)) {
+        let first = f.of(simd, simd.load(eight(a, 0)), simd.load(eight(b, 0)));
+        let second = f.of(simd, simd.load(eight(a, LANES)), simd.load(eight(b, LANES)));
+        simd.store(first, eight_mut(y, 0));
+        simd.store(second, eight_mut(y, LANES));
     }
-    let up = up.map(|up| simd.load_part(&up[part.clone()], 0.0));
-    let rest = value(simd, activation, simd.load_part(&x[part.clone()], 0.0), up);
-    simd.store_part(rest, &mut y[part]);
+    for start in (pairs..y.len()).step_by(LANES) {
+        let range = start..y.len().min(start + LANES);
+        let value = f.of(simd, simd.load_part(&a[range.clone()], 0.0), simd.load_part(&b[range.clone()], 0.0));
+        simd.store_part(value, &mut y[range]);
+    }
 }
 
 /// `dup` is empty where there is no `up`.
@@ -120,21 +179,37 @@ fn backward_on<S: Simd>(
     dx: &mut [f32],
     dup: &mut [f32],
 ) {
-    let (whole, part) = blocks(x.len());
-    for start in whole {
-        let above = up.map(|up| simd.load(eight(up, start)));
-        let (x, dy) = (simd.load(eight(x, start)), simd.load(eight(dy, start)));
-        let (gradient, up_gradient) = gradients(simd, activation, x, above, dy);
-        simd.store(gradient, eight_mut(dx, start));
-        if up.is_some() {
+    for_each_activation!(activation, A => match up {
+        None => each_value(simd, Slope::<A>, x, dy, dx),
+        Some(up) => gated_gradients(simd, numbered(A), x, up, dy, dx, dup),
+    });
+}
+
+#[inline(always)]
+fn gated_gradients<S: Simd>(
+    simd: S,
+    activation: Activation,
+    x: &[f32],
+    up: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dup: &mut [f32],
+) {
+    for start in (0..x.len()).step_by(LANES) {
+        let range = start..x.len().min(start + LANES);
+        let whole = range.len() == LANES;
+        let at = |slice: &[f32]| {
+            if whole { simd.load(eight(slice, start)) } else { simd.load_part(&slice[range.clone()], 0.0) }
+        };
+        let (x, up, dy) = (at(x), at(up), at(dy));
+        let (value, slope) = activate(simd, activation, x);
+        let (gradient, up_gradient) = (simd.mul(simd.mul(dy, up), slope), simd.mul(dy, value));
+        if whole {
+            simd.store(gradient, eight_mut(dx, start));
             simd.store(up_gradient, eight_mut(dup, start));
+        } else {
+            simd.store_part(gradient, &mut dx[range.clone()]);
+            simd.store_part(up_gradient, &mut dup[range]);
         }
-    }
-    let above = up.map(|up| simd.load_part(&up[part.clone()], 0.0));
-    let (x, dy) = (simd.load_part(&x[part.clone()], 0.0), simd.load_part(&dy[part.clone()], 0.0));
-    let (gradient, up_gradient) = gradients(simd, activation, x, above, dy);
-    simd.store_part(gradient, &mut dx[part.clone()]);
-    if up.is_some() {
-        simd.store_part(up_gradient, &mut dup[part]);
     }
 }

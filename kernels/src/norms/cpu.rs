@@ -2,7 +2,7 @@
 
 use super::{Backward, Forward, Norm, NormKind};
 use crate::launch::{ShapeError, expect_len, expect_rows};
-use crate::simd::{Simd, add_up, blocks, dispatch, eight, eight_mut};
+use crate::simd::{Simd, add_up, add_up_both, blocks, dispatch, eight, eight_mut};
 use crate::workers::{Parts, Workers, for_rows, rows_per_task};
 use std::ops::Range;
 
@@ -113,30 +113,76 @@ fn forward_on<S: Simd>(simd: S, norm: Norm, x: &[f32], weight: Option<&[f32]>, b
     }
 }
 
-/// The normalised values of a row.
+/// What a backward pass reads from element `start` on: eight values of x, and the gradients of their normalised values.
 #[inline(always)]
-fn normalise<S: Simd>(simd: S, values: S::F, mean: S::F, scale: S::F) -> S::F {
-    simd.mul(simd.sub(values, mean), scale)
+fn load_both<S: Simd>(simd: S, x: &[f32], dy: &[f32], weight: Option<&[f32]>, start: usize) -> (S::F, S::F) {
+    let gradients = simd.load(eight(dy, start));
+    let gradients = match weight {
+        Some(weight) => simd.mul(gradients, simd.load(eight(weight, start))),
+        None => gradients,
+    };
+    (simd.load(eight(x, start)), gradients)
 }
 
-/// The gradient of eight normalised values, from element `start` on.
+/// The same of fewer than eight values; `fill` stands for values of x that are not there, and their gradients are zero.
 #[inline(always)]
-fn gradient<S: Simd>(simd: S, dy: &[f32], weight: Option<&[f32]>, start: usize) -> S::F {
-    let dy = simd.load(eight(dy, start));
-    match weight {
-        Some(weight) => simd.mul(dy, simd.load(eight(weight, start))),
-        None => dy,
-    }
+fn load_both_part<S: Simd>(
+    simd: S,
+    x: &[f32],
+    dy: &[f32],
+    weight: Option<&[f32]>,
+    range: Range<usize>,
+    fill: f32,
+) -> (S::F, S::F) {
+    let gradients = simd.load_part(&dy[range.clone()], 0.0);
+    let gradients = match weight {
+        Some(weight) => simd.mul(gradients, simd.load_part(&weight[range.clone()], 0.0)),
+        None => gradients,
+    };
+    (simd.load_part(&x[range], fill), gradients)
 }
 
-/// The same of fewer than eight values.
+/// What the gradient of a row is made from.
+#[derive(Clone, Copy)]
+struct RowMeans {
+    mean: f32,
+    /// Reciprocal of the deviation.
+    scale: f32,
+    /// Mean of the gradients of the normalised values; 0 for RMSNorm.
+    gradient: f32,
+    /// Mean of these gradients times the normalised values.
+    product: f32,
+}
+
+/// Two passes over a row: the means, then squares and products of what differs from them.
 #[inline(always)]
-fn gradient_part<S: Simd>(simd: S, dy: &[f32], weight: Option<&[f32]>, range: Range<usize>) -> S::F {
-    let dy = simd.load_part(&dy[range.clone()], 0.0);
-    match weight {
-        Some(weight) => simd.mul(dy, simd.load_part(&weight[range], 0.0)),
-        None => dy,
-    }
+fn row_means<S: Simd>(simd: S, norm: Norm, x: &[f32], dy: &[f32], weight: Option<&[f32]>) -> RowMeans {
+    let width = norm.width as f32;
+    let (mean, gradient) = match norm.kind {
+        NormKind::Rms => (0.0, 0.0),
+        NormKind::Layer => {
+            let (sum, gradients) = add_up_both(
+                simd,
+                x.len(),
+                |start| load_both(simd, x, dy, weight, start),
+                |range| load_both_part(simd, x, dy, weight, range, 0.0),
+            );
+            (sum / width, gradients / width)
+        }
+    };
+    let means = simd.splat(mean);
+    let terms = |(x, gradients): (S::F, S::F)| {
+        let centred = simd.sub(x, means);
+        (simd.mul(centred, centred), simd.mul(gradients, centred))
+    };
+    let (squares, products) = add_up_both(
+        simd,
+        x.len(),
+        |start| terms(load_both(simd, x, dy, weight, start)),
+        |range| terms(load_both_part(simd, x, dy, weight, range, mean)),
+    );
+    let scale = 1.0 / (squares / width + norm.epsilon).sqrt();
+    RowMeans { mean, scale, gradient, product: products * scale / width }
 }
 
 /// `sums` is empty or `[2, width]`: for the weight and for the bias.
@@ -150,64 +196,57 @@ fn backward_on<S: Simd>(
     dx: &mut [f32],
     sums: &mut [f32],
 ) {
-    let width = norm.width;
-    let (weight_sums, bias_sums) = sums.split_at_mut(sums.len() / 2);
-    let rows = x.chunks_exact(width.max(1)).zip(dy.chunks_exact(width.max(1)));
-    for ((x, dy), dx) in rows.zip(dx.chunks_exact_mut(width.max(1))) {
-        let (mean, scale) = statistics(simd, norm, x);
-        let (means, scales) = (simd.splat(mean), simd.splat(scale));
-        let (whole, part) = blocks(width);
-
-        if !weight_sums.is_empty() {
-            for start in whole.clone() {
-                let dy = simd.load(eight(dy, start));
-                let normalised = normalise(simd, simd.load(eight(x, start)), means, scales);
-                let to = eight_mut(weight_sums, start);
-                simd.store(simd.add(simd.load(to), simd.mul(dy, normalised)), to);
-                let to = eight_mut(bias_sums, start);
-                simd.store(simd.add(simd.load(to), dy), to);
+    /// Rows that are read again for the sums while they are in the cache.
+    const TOGETHER: usize = 4;
+    let width = norm.width.max(1);
+    let blocks_of_rows = x.chunks(TOGETHER * width).zip(dy.chunks(TOGETHER * width));
+    for ((x, dy), dx) in blocks_of_rows.zip(dx.chunks_mut(TOGETHER * width)) {
+        let mut rows = [RowMeans { mean: 0.0, scale: 0.0, gradient: 0.0, product: 0.0 }; TOGETHER];
+        let each = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+        for (row, ((x, dy), dx)) in rows.iter_mut().zip(each) {
+            *row = row_means(simd, norm, x, dy, weight);
+            let (means, scales) = (simd.splat(row.mean), simd.splat(row.scale));
+            let (mean_gradients, mean_products) = (simd.splat(row.gradient), simd.splat(row.product));
+            let result = |(x, gradients): (S::F, S::F)| {
+                let normalised = simd.mul(simd.sub(x, means), scales);
+                let rest = simd.sub(simd.sub(gradients, mean_gradients), simd.mul(normalised, mean_products));
+                simd.mul(scales, rest)
+            };
+            let (whole, part) = blocks(width);
+            for start in whole {
+                simd.store(result(load_both(simd, x, dy, weight, start)), eight_mut(dx, start));
             }
-            for i in part.clone() {
-                weight_sums[i] += dy[i] * ((x[i] - mean) * scale);
-                bias_sums[i] += dy[i];
-            }
+            let rest = result(load_both_part(simd, x, dy, weight, part.clone(), 0.0));
+            simd.store_part(rest, &mut dx[part]);
         }
-
-        let mean_gradient = match norm.kind {
-            NormKind::Rms => 0.0,
-            NormKind::Layer => {
-                let sum = add_up(
-                    simd,
-                    width,
-                    |start| gradient(simd, dy, weight, start),
-                    |range| gradient_part(simd, dy, weight, range),
-                );
-                sum / width as f32
-            }
-        };
-        let mean_product = add_up(
-            simd,
-            width,
-            |start| {
-                let normalised = normalise(simd, simd.load(eight(x, start)), means, scales);
-                simd.mul(gradient(simd, dy, weight, start), normalised)
-            },
-            |range| {
-                let normalised = normalise(simd, simd.load_part(&x[range.clone()], mean), means, scales);
-                simd.mul(gradient_part(simd, dy, weight, range), normalised)
-            },
-        ) / width as f32;
-
-        let (mean_gradients, mean_products) = (simd.splat(mean_gradient), simd.splat(mean_product));
-        for start in whole {
-            let normalised = normalise(simd, simd.load(eight(x, start)), means, scales);
-            let centred = simd.sub(gradient(simd, dy, weight, start), mean_gradients);
-            let rest = simd.sub(centred, simd.mul(normalised, mean_products));
-            simd.store(simd.mul(scales, rest), eight_mut(dx, start));
+        if !sums.is_empty() {
+            add_columns(simd, width, x, dy, &rows, sums);
         }
-        let normalised = normalise(simd, simd.load_part(&x[part.clone()], 0.0), means, scales);
-        let centred = simd.sub(gradient_part(simd, dy, weight, part.clone()), mean_gradients);
-        let rest = simd.sub(centred, simd.mul(normalised, mean_products));
-        simd.store_part(simd.mul(scales, rest), &mut dx[part]);
+    }
+}
+
+/// Adds to the sums of the weight, dy times the normalised values, and to those of the bias, dy: column by column, so that each sum
+/// is read and written once for several rows.
+#[inline(always)]
+fn add_columns<S: Simd>(simd: S, width: usize, x: &[f32], dy: &[f32], rows: &[RowMeans], sums: &mut [f32]) {
+    let (weight_sums, bias_sums) = sums.split_at_mut(width);
+    let (whole, part) = blocks(width);
+    for start in whole {
+        let mut weights = simd.load(eight(weight_sums, start));
+        let mut biases = simd.load(eight(bias_sums, start));
+        for ((x, dy), row) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(rows) {
+            let dy = simd.load(eight(dy, start));
+            let centred = simd.sub(simd.load(eight(x, start)), simd.splat(row.mean));
+            weights = simd.add(weights, simd.mul(dy, simd.mul(centred, simd.splat(row.scale))));
+            biases = simd.add(biases, dy);
+        }
+        simd.store(weights, eight_mut(weight_sums, start));
+        simd.store(biases, eight_mut(bias_sums, start));
+    }
+    for ((x, dy), row) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(rows) {
+        for i in part.clone() {
+            weight_sums[i] += dy[i] * ((x[i] - row.mean) * row.scale);
+            bias_sums[i] += dy[i];
+        }
     }
 }

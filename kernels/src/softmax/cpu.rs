@@ -2,7 +2,7 @@
 
 use super::Softmax;
 use crate::launch::{ShapeError, expect_len, expect_rows};
-use crate::math::exp;
+use crate::math::exp_of_negative;
 use crate::simd::{Simd, add_up, blocks, dispatch, eight, eight_mut};
 use crate::workers::{Workers, for_rows};
 
@@ -41,22 +41,24 @@ fn forward_on<S: Simd>(simd: S, softmax: Softmax, x: &[f32], y: &mut [f32]) {
     let (whole, part) = blocks(width);
     for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
         // Values that are not numbers may get lost here; the sum has them.
-        let mut most = simd.splat(f32::NEG_INFINITY);
+        let mut turns = [simd.splat(f32::NEG_INFINITY); 4];
         for start in whole.clone() {
-            most = simd.max(most, simd.mul(simd.load(eight(x, start)), scales));
+            let [a, b, c, d] = turns;
+            turns = [b, c, d, simd.max(a, simd.mul(simd.load(eight(x, start)), scales))];
         }
         for &value in &x[part.clone()] {
-            most = simd.max(most, simd.splat(value * softmax.scale));
+            turns[0] = simd.max(turns[0], simd.splat(value * softmax.scale));
         }
-        let most = simd.splat(simd.largest(most));
+        let [a, b, c, d] = turns;
+        let most = simd.splat(simd.largest(simd.max(simd.max(a, b), simd.max(c, d))));
 
         let mut sum = simd.zero();
         for start in whole.clone() {
-            let values = exp(simd, simd.sub(simd.mul(simd.load(eight(x, start)), scales), most));
+            let values = exp_of_negative(simd, simd.sub(simd.mul(simd.load(eight(x, start)), scales), most));
             simd.store(values, eight_mut(y, start));
             sum = simd.add(sum, values);
         }
-        let values = exp(simd, simd.sub(simd.mul(simd.load_part(&x[part.clone()], 0.0), scales), most));
+        let values = exp_of_negative(simd, simd.sub(simd.mul(simd.load_part(&x[part.clone()], 0.0), scales), most));
         simd.store_part(values, &mut y[part.clone()]);
         let rest: f32 = y[part.clone()].iter().sum();
 
