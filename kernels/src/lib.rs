@@ -20,6 +20,7 @@
 //! | [`norms`] | RMSNorm and LayerNorm, forward and backward |
 //! | [`pool`] | one row for each document, rows of length 1 |
 //! | [`rotary`] | rotary position embedding, forward and backward |
+//! | [`signs`] | random signs for projection matrices, each from its place alone |
 //! | [`softmax`] | softmax over rows, forward and backward |
 //!
 //! # Promises
@@ -50,6 +51,7 @@ pub mod norms;
 pub mod pool;
 pub mod rotary;
 pub mod scan;
+pub mod signs;
 mod simd;
 pub mod softmax;
 pub mod workers;
