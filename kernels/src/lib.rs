@@ -18,6 +18,7 @@
 //! | [`adamw`] | AdamW on many tensors at once, with clipping by the norm of all gradients |
 //! | [`glu`] | SiLU and GELU, alone or as a gate, forward and backward |
 //! | [`norms`] | RMSNorm and LayerNorm, forward and backward |
+//! | [`outer`] | sums of outer products over ragged segments: projected gradients of each document |
 //! | [`pool`] | one row for each document, rows of length 1 |
 //! | [`rotary`] | rotary position embedding, forward and backward |
 //! | [`signs`] | random signs for projection matrices, each from its place alone |
@@ -48,6 +49,7 @@ pub mod gpu;
 pub mod launch;
 mod math;
 pub mod norms;
+pub mod outer;
 pub mod pool;
 pub mod rotary;
 pub mod scan;

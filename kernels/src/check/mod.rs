@@ -44,6 +44,7 @@ pub const fn families() -> &'static [Family] {
         crate::adamw::FAMILY,
         crate::glu::FAMILY,
         crate::norms::FAMILY,
+        crate::outer::FAMILY,
         crate::pool::FAMILY,
         crate::rotary::FAMILY,
         crate::signs::FAMILY,
