@@ -112,7 +112,9 @@ impl Strides {
             let interval = inner.saturating_mul(inner_count.saturating_sub(1)).saturating_add(size);
             (inner_count <= 1 || inner >= size) && (outer_count <= 1 || outer >= interval)
         };
-        nested(self.module, modules, self.row, rows) || nested(self.row, rows, self.module, modules)
+        rows.min(modules).min(size) == 0
+            || nested(self.module, modules, self.row, rows)
+            || nested(self.row, rows, self.module, modules)
     }
 }
 
