@@ -6,19 +6,32 @@
 //! b that are not whole are filled up with zeros. None of this changes a bit: each element is a sum over the tokens of a block, one after
 //! another, and then over blocks.
 #![allow(unsafe_code, reason = "tiles in registers, fed from memory whose bounds are checked once for a block")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "counted loops over arrays of registers read like the tile that they compute"
+)]
 
-use super::Outer;
+use super::{Outer, Strides};
 use crate::launch::ShapeError;
 use crate::simd::{LANES, Simd, add_up, dispatch, eight, eight_mut};
 use crate::workers::{Parts, Workers};
+use std::cell::Cell;
 use std::ops::Range;
 
 /// Tokens of a block.
-const DEPTH: usize = 128;
+const DEPTH: usize = 64;
 /// Most rows of a tile.
 const ROWS: usize = 6;
-/// Products that a task should have at least: about 30 microseconds.
-const TASK: usize = 1 << 20;
+/// Columns of a tile, and of a panel of copies.
+const PANEL: usize = 2 * LANES;
+/// Vectors of more values are copied even if they lie one after another.
+const NARROW: usize = 32;
+/// Values of a token that are copied together, of as many modules as there are in so many. With [`DEPTH`] tokens, 64 KiB each of a and b, and a little more.
+const TOGETHER: usize = 256;
+/// How many tokens ahead of the copying memory is asked for.
+const AHEAD: usize = 4;
+/// Products that a task should have at least: about 100 microseconds.
+const TASK: usize = 1 << 22;
 
 impl Outer {
     /// Sums the outer products of each segment and module: from a and b to out, each laid out by its strides, with offsets, `[segments + 1]`,
@@ -100,7 +113,7 @@ fn sum_of_squares_on<S: Simd>(simd: S, values: &[f32]) -> f32 {
     )
 }
 
-/// Block after block, and in each module after module: what lies side by side in memory is read at about the same time.
+/// Block after block of tokens, and in each group after group of modules.
 #[inline(always)]
 fn sum_modules_on<S: Simd>(
     simd: S,
@@ -116,7 +129,6 @@ fn sum_modules_on<S: Simd>(
     if p == 0 || q == 0 {
         return;
     }
-    let (mut packed_a, mut packed_b) = (Vec::new(), Vec::new());
     let mut keep = outer.accumulate;
     if tokens.is_empty() && !keep {
         for module in modules {
@@ -125,53 +137,142 @@ fn sum_modules_on<S: Simd>(
         }
         return;
     }
+    let (copied_a, copied_b) = (Copied::left(outer.a, p), Copied::right(outer.b, q));
+    let [mut room_a, mut room_b] = ROOM.take();
+    let together = copied_a.modules().min(copied_b.modules());
     for start in tokens.clone().step_by(DEPTH) {
         let depth = DEPTH.min(tokens.end - start);
-        for module in modules.clone() {
-            let from_a = Vectors { values: &a[start * outer.a.row + module * outer.a.module..], stride: outer.a.row };
-            let from_b = Vectors { values: &b[start * outer.b.row + module * outer.b.module..], stride: outer.b.row };
-            let block = Block {
-                depth,
-                a: if outer.a.row == p { from_a } else { from_a.packed(simd, depth, p, p, &mut packed_a) },
-                b: if outer.b.row == q && q.is_multiple_of(LANES) {
-                    from_b
-                } else {
-                    from_b.packed(simd, depth, q, q.next_multiple_of(LANES), &mut packed_b)
-                },
-            };
-            // SAFETY: results do not overlap, and this task has them.
-            let result = unsafe { out.part(outer.result(segment, module)) };
-            block.sum(simd, p, q, keep, result);
+        for first in modules.clone().step_by(together) {
+            let count = together.min(modules.end - first);
+            let from_a = &a[start * outer.a.row + first * outer.a.module..];
+            let from_b = &b[start * outer.b.row + first * outer.b.module..];
+            copied_a.fill(simd, from_a, depth, count, &mut room_a);
+            copied_b.fill(simd, from_b, depth, count, &mut room_b);
+            for module in 0..count {
+                let block =
+                    Block { depth, a: copied_a.of(from_a, &room_a, module), b: copied_b.of(from_b, &room_b, module) };
+                // SAFETY: results do not overlap, and this task has them.
+                let result = unsafe { out.part(outer.result(segment, first + module)) };
+                block.sum(simd, p, q, keep, result);
+            }
         }
         keep = true;
     }
+    ROOM.set([room_a, room_b]);
 }
 
-/// Vectors of successive tokens, `stride` from one to the next.
+thread_local! {
+    /// Memory for copies of a and b, which a thread keeps: new memory for every task would take as long as the copying.
+    static ROOM: Cell<[Vec<f32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+}
+
+/// Where the vectors of one module lie: in panels of so many values, `panel` elements from one to the next, and in each with `stride`
+/// elements from token to token.
 #[derive(Clone, Copy)]
 struct Vectors<'a> {
     values: &'a [f32],
     stride: usize,
+    panel: usize,
 }
 
-impl Vectors<'_> {
-    /// The first `width` values of `depth` vectors, copied together and filled up with zeros to `padded`.
+/// Copies of the vectors of a block of tokens for some modules, where they are needed: those of b in panels of [`PANEL`] columns, those
+/// of a in one panel as wide as they are.
+struct Copied {
+    strides: Strides,
+    width: usize,
+    /// Values of a panel, and elements from token to token.
+    stride: usize,
+    /// Elements from module to module; 0 where the vectors are used where they are.
+    size: usize,
+}
+
+impl Copied {
+    /// Copies of a, which are needed where the vectors lie apart or would meet in the cache.
+    const fn left(strides: Strides, width: usize) -> Self {
+        // Of more than a line of the cache, an odd number of half lines, so that tokens do not meet in it.
+        let whole = width.next_multiple_of(PANEL);
+        let stride = if whole > PANEL { whole + LANES } else { whole };
+        let needed = strides.row != width || width > NARROW;
+        Self { strides, width, stride, size: if needed { DEPTH * stride } else { 0 } }
+    }
+
+    /// Copies of b, which are needed in whole vectors.
+    const fn right(strides: Strides, width: usize) -> Self {
+        let needed = strides.row != width || width > NARROW || !width.is_multiple_of(LANES);
+        let size = if needed { width.div_ceil(PANEL) * DEPTH * PANEL } else { 0 };
+        Self { strides, width, stride: PANEL, size }
+    }
+
+    /// How many modules should be copied together: those that lie side by side for each token, up to what the cache holds.
+    const fn modules(&self) -> usize {
+        if self.size == 0 {
+            return usize::MAX;
+        }
+        let together = if self.strides.module > self.strides.row { 1 } else { TOGETHER / self.width };
+        if together == 0 { 1 } else { together }
+    }
+
+    /// Copies the vectors of `depth` tokens and `count` modules, the first of which is the first of `from`.
     #[inline(always)]
-    fn packed<S: Simd>(self, simd: S, depth: usize, width: usize, padded: usize, room: &mut Vec<f32>) -> Vectors<'_> {
-        // What is beyond the width was never written, so it is still zero.
-        room.resize(DEPTH * padded, 0.0);
-        let whole = width - width % LANES;
-        for (to, t) in room.chunks_exact_mut(padded).zip(0..depth) {
-            let from = &self.values[t * self.stride..][..width];
-            for at in (0..whole).step_by(LANES) {
-                simd.store(simd.load(eight(from, at)), eight_mut(to, at));
+    fn fill<S: Simd>(&self, simd: S, from: &[f32], depth: usize, count: usize, room: &mut Vec<f32>) {
+        if self.size == 0 {
+            return;
+        }
+        if room.len() < count * self.size {
+            room.resize(count * self.size, 0.0);
+        }
+        let Strides { row, module: apart } = self.strides;
+        let whole = self.width - self.width % LANES;
+        let rest = self.width % LANES;
+        // From a vector to the next of the same panel it is LANES elements, and to the first of the next panel one step more.
+        let panel_step = if self.stride == PANEL { DEPTH * PANEL } else { PANEL };
+        assert!(from.len() >= (depth - 1) * row + (count - 1) * apart + self.width, "a block has values");
+        for t in 0..depth {
+            if apart == self.width {
+                prefetch(from, (t + AHEAD) * row, count * self.width);
             }
-            for at in whole..width {
-                to[at] = from[at];
+            for module in 0..count {
+                // SAFETY: the source was asserted to be there. Copies of a module have `size` elements, which for a are DEPTH tokens of
+                // `stride`, of at least the width in whole vectors, and for b as many panels as the width needs, of DEPTH tokens each.
+                unsafe {
+                    let from = from.as_ptr().add(t * row + module * apart);
+                    let to = room.as_mut_ptr().add(module * self.size + t * self.stride);
+                    for at in (0..whole).step_by(LANES) {
+                        let place = at / PANEL * panel_step + at % PANEL;
+                        simd.store(simd.load(&*from.add(at).cast()), &mut *to.add(place).cast());
+                    }
+                    if rest > 0 {
+                        let place = whole / PANEL * panel_step + whole % PANEL;
+                        let last = std::slice::from_raw_parts(from.add(whole), rest);
+                        simd.store(simd.load_part(last, 0.0), &mut *to.add(place).cast());
+                    }
+                }
             }
         }
-        Vectors { values: room, stride: padded }
     }
+
+    /// The vectors of a module of those copied to `room`, or of `from`.
+    #[inline(always)]
+    fn of<'a>(&self, from: &'a [f32], room: &'a [f32], module: usize) -> Vectors<'a> {
+        if self.size == 0 {
+            let values = &from[module * self.strides.module..];
+            return Vectors { values, stride: self.strides.row, panel: PANEL };
+        }
+        Vectors { values: &room[module * self.size..], stride: self.stride, panel: DEPTH * self.stride }
+    }
+}
+
+/// Tells the processor that elements of a slice will be read soon: it does not see a step from token to token that is longer than a page.
+#[inline(always)]
+fn prefetch(values: &[f32], start: usize, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (start..start + len).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: prefetching may name any address, and reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, start, len);
 }
 
 /// The vectors of some tokens of one module, those of b in whole numbers of lanes.
@@ -185,80 +286,87 @@ impl Block<'_> {
     /// Writes the sum over the tokens, `[p, q]`, or adds it to what is there.
     #[inline(always)]
     fn sum<S: Simd>(&self, simd: S, p: usize, q: usize, keep: bool, result: &mut [f32]) {
-        let vectors = q.div_ceil(LANES);
         let last = self.depth - 1;
-        assert!(self.a.values.len() >= last * self.a.stride + p, "the caller's check of a");
-        assert!(self.b.values.len() >= last * self.b.stride + vectors * LANES, "the caller's check of b");
+        let last_panel = (q - 1) / PANEL;
+        let rest = (q - last_panel * PANEL).next_multiple_of(LANES);
+        assert!(self.a.values.len() >= last * self.a.stride + p, "a block has values of a");
+        assert!(
+            self.b.values.len() >= last_panel * self.b.panel + last * self.b.stride + rest,
+            "a block has values of b"
+        );
         // Tiles of nearly the same number of rows: a last one of a single row would wait for its own sums.
         let tiles = p.div_ceil(ROWS);
         let mut row = 0;
         for tile in 0..tiles {
             let rows = p / tiles + usize::from(tile < p % tiles);
-            let mut vector = 0;
-            while vector < vectors {
-                let left = vectors - vector;
+            for column in (0..q).step_by(PANEL) {
                 // SAFETY: the tile is inside of p and of the vectors, which were asserted to be there for all tokens.
-                vector += unsafe {
-                    match (rows, left) {
-                        (1, 4..) => self.tile::<S, 1, 4>(simd, row, vector, q, keep, result),
-                        (1, 2..) => self.tile::<S, 1, 2>(simd, row, vector, q, keep, result),
-                        (1, _) => self.tile::<S, 1, 1>(simd, row, vector, q, keep, result),
-                        (2, 4..) => self.tile::<S, 2, 4>(simd, row, vector, q, keep, result),
-                        (2, 2..) => self.tile::<S, 2, 2>(simd, row, vector, q, keep, result),
-                        (2, _) => self.tile::<S, 2, 1>(simd, row, vector, q, keep, result),
-                        (3, 2..) => self.tile::<S, 3, 2>(simd, row, vector, q, keep, result),
-                        (3, _) => self.tile::<S, 3, 1>(simd, row, vector, q, keep, result),
-                        (4, 2..) => self.tile::<S, 4, 2>(simd, row, vector, q, keep, result),
-                        (4, _) => self.tile::<S, 4, 1>(simd, row, vector, q, keep, result),
-                        (5, 2..) => self.tile::<S, 5, 2>(simd, row, vector, q, keep, result),
-                        (5, _) => self.tile::<S, 5, 1>(simd, row, vector, q, keep, result),
-                        (_, 2..) => self.tile::<S, 6, 2>(simd, row, vector, q, keep, result),
-                        (_, _) => self.tile::<S, 6, 1>(simd, row, vector, q, keep, result),
+                unsafe {
+                    match (rows, q - column > LANES) {
+                        (1, true) => self.tile::<S, 1, 2>(simd, row, column, q, keep, result),
+                        (1, false) => self.tile::<S, 1, 1>(simd, row, column, q, keep, result),
+                        (2, true) => self.tile::<S, 2, 2>(simd, row, column, q, keep, result),
+                        (2, false) => self.tile::<S, 2, 1>(simd, row, column, q, keep, result),
+                        (3, true) => self.tile::<S, 3, 2>(simd, row, column, q, keep, result),
+                        (3, false) => self.tile::<S, 3, 1>(simd, row, column, q, keep, result),
+                        (4, true) => self.tile::<S, 4, 2>(simd, row, column, q, keep, result),
+                        (4, false) => self.tile::<S, 4, 1>(simd, row, column, q, keep, result),
+                        (5, true) => self.tile::<S, 5, 2>(simd, row, column, q, keep, result),
+                        (5, false) => self.tile::<S, 5, 1>(simd, row, column, q, keep, result),
+                        (_, true) => self.tile::<S, 6, 2>(simd, row, column, q, keep, result),
+                        (_, false) => self.tile::<S, 6, 1>(simd, row, column, q, keep, result),
                     }
-                };
+                }
             }
             row += rows;
         }
     }
 
-    /// One tile, from `row` and `vector` on; says how many vectors it has.
+    /// One tile, from `row` and `column` on, which is the first of a panel.
     ///
     /// # Safety
-    /// For each token of the block, a has values up to row + R, and b up to vector + V times the lanes.
+    /// For each token of the block, a has values up to row + R, and the panel of b has V times the lanes.
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const V: usize>(
         &self,
         simd: S,
         row: usize,
-        vector: usize,
+        column: usize,
         q: usize,
         keep: bool,
         result: &mut [f32],
-    ) -> usize {
+    ) {
         let mut sums = [[simd.zero(); V]; R];
         // Pointers are moved on after the last token, too, so they may point beyond the end, and are not used there.
         let mut a = self.a.values.as_ptr().wrapping_add(row);
-        let mut b = self.b.values.as_ptr().wrapping_add(vector * LANES);
+        let mut b = self.b.values.as_ptr().wrapping_add(column / PANEL * self.b.panel);
         for _ in 0..self.depth {
             // SAFETY: the caller answers for it.
             unsafe {
                 let mut columns = [simd.zero(); V];
-                for (v, columns) in columns.iter_mut().enumerate() {
-                    *columns = simd.load(&*b.add(v * LANES).cast());
+                for v in 0..V {
+                    columns[v] = simd.load(&*b.add(v * LANES).cast());
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
+                for r in 0..R {
                     let value = simd.splat(*a.add(r));
-                    for (sum, &columns) in sums.iter_mut().zip(&columns) {
-                        *sum = simd.mul_add(value, columns, *sum);
+                    for v in 0..V {
+                        sums[r][v] = simd.mul_add(value, columns[v], sums[r][v]);
                     }
                 }
             }
             a = a.wrapping_add(self.a.stride);
             b = b.wrapping_add(self.b.stride);
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (v, &sum) in sums.iter().enumerate() {
-                let column = (vector + v) * LANES;
+        // By way of memory of its own: an array that a loop of unknown length runs over would be in memory above, too.
+        let mut done = [[[0.0; LANES]; V]; R];
+        for r in 0..R {
+            for v in 0..V {
+                simd.store(sums[r][v], &mut done[r][v]);
+            }
+        }
+        for (r, done) in done.iter().enumerate() {
+            for (v, sum) in done.iter().enumerate() {
+                let (sum, column) = (simd.load(sum), column + v * LANES);
                 let start = (row + r) * q + column;
                 if column + LANES <= q {
                     let to = eight_mut(result, start);
@@ -270,6 +378,5 @@ impl Block<'_> {
                 }
             }
         }
-        V
     }
 }
