@@ -5,7 +5,7 @@ use super::shape::Document;
 use super::{Attention, Backward, Documents, Forward, Heads, Mask};
 use crate::check::{AnyBuffer, Expected, Family, HostBuffer, Part, Problem, Random, Tolerance, Work};
 use crate::launch::{DType, Launch, ShapeError, for_float};
-use crate::workers::Workers;
+use crate::workers::{Serial, Workers};
 use std::ops::Range;
 
 pub(crate) const FAMILY: Family = Family { name: "attention", cases, benches };
@@ -138,7 +138,11 @@ fn benches(bytes: usize) -> Vec<Box<dyn Problem>> {
     let mut add = |dtype: DType, attention: Attention, lengths: &[usize]| {
         for backward in [false, true] {
             let lengths = [lengths, lengths];
-            all.push(Box::new(Case::new(attention, dtype, Layout::Dense, lengths, backward, &mut Random::new(1))));
+            let mut case = Case::new(attention, dtype, Layout::Dense, lengths, false, &mut Random::new(1));
+            if backward {
+                case.add_gradient_from_twin(&mut Random::new(2));
+            }
+            all.push(Box::new(case));
         }
     };
     // As many tokens as the bytes allow, up to those for which the answer in double precision takes seconds.
@@ -177,15 +181,41 @@ impl Case {
             HostBuffer::from_f64(dtype, layout.spread(&values, shape).into_iter())
         };
         let (query_rows, key_rows) = (queries.iter().sum(), keys.iter().sum());
-        let (q, d_o) = (heads(query_rows, attention.query_heads), heads(query_rows, attention.query_heads));
+        let q = heads(query_rows, attention.query_heads);
         let (k, v) = (heads(key_rows, attention.key_heads), heads(key_rows, attention.key_heads));
+        let d_o = backward.then(|| heads(query_rows, attention.query_heads));
         let mut case = Self { attention, dtype, layout, query_offsets, key_offsets, q, k, v, gradient: None };
-        if backward {
+        if let Some(d_o) = d_o {
             let (o, log_sums) = case.forward_reference();
             let o = HostBuffer::from_f64(dtype, layout.spread(&o.values, case.query_shape()).into_iter());
             case.gradient = Some([o, HostBuffer::from_f64(DType::F32, log_sums.into_iter()), d_o]);
         }
         case
+    }
+
+    /// Makes it a backward pass, with results that the twin computes: the reference takes too long for a dense problem of
+    /// realistic size.
+    fn add_gradient_from_twin(&mut self, random: &mut Random) {
+        let single = |buffer: &HostBuffer| -> Vec<f32> { buffer.to_f64().into_iter().map(|value| value as f32).collect() };
+        let (q, k, v) = (single(&self.q), single(&self.k), single(&self.v));
+        let (mut o, mut log_sums) = (vec![0.0; q.len()], vec![0.0; self.query_rows() * self.attention.query_heads]);
+        let computed = self.attention.forward(
+            &Serial,
+            self.wrap(&self.query_offsets[..], &self.key_offsets[..]),
+            Forward {
+                q: self.queries(&q[..]),
+                k: self.keys(&k[..]),
+                v: self.keys(&v[..]),
+                o: self.queries(&mut o[..]),
+                log_sums: Some(&mut log_sums),
+            },
+        );
+        // Shapes that do not belong together show when the problem is solved.
+        if computed.is_ok() {
+            let o = HostBuffer::from_f64(self.dtype, o.into_iter().map(f64::from));
+            let d_o = random.buffer(self.dtype, self.q.len(), 0.0, 1.0);
+            self.gradient = Some([o, log_sums.into(), d_o]);
+        }
     }
 
     /// Values that are not numbers, and infinities: in one query, in all keys' reach, and in a document of its own.
