@@ -413,10 +413,9 @@ __device__ __forceinline__ void tensor_backward_keys(const Shape &shape, Heads<c
   const float factor = shape.scale * LOG2_E;
 #pragma unroll 1
   for (int pass = 0; pass < (TWO_PASSES ? 2 : 1); ++pass) {
-    const bool for_keys = !TWO_PASSES || pass == 0, for_values = !TWO_PASSES || pass == 1;
-    FragmentC key_sums[WIDE / 8] = {};
-    // With two passes there is one set of sums.
-    FragmentC value_sums[TWO_PASSES ? 1 : WIDE / 8] = {};
+    const bool for_keys = pass == 0;
+    // With two passes these are the sums of either.
+    FragmentC key_sums[WIDE / 8] = {}, value_sums[TWO_PASSES ? 1 : WIDE / 8] = {};
     if (STAGES > 1 && begin < end) load(begin);
     copies_commit();
     for (int block = begin; block < end; ++block) {
@@ -468,10 +467,11 @@ __device__ __forceinline__ void tensor_backward_keys(const Shape &shape, Heads<c
       }
     };
     if constexpr (TWO_PASSES) {
-      store(for_keys ? dk : dv, key_sums, for_keys ? shape.scale : 1.f);
-    } else {
       if (for_keys) store(dk, key_sums, shape.scale);
-      if (for_values) store(dv, value_sums, 1.f);
+      else store(dv, key_sums, 1.f);
+    } else {
+      store(dk, key_sums, shape.scale);
+      store(dv, value_sums, 1.f);
     }
   }
 }

@@ -289,13 +289,12 @@ mod x86 {
                     _mm256_shuffle_ps::<0x44>(ef_high, gh_high),
                     _mm256_shuffle_ps::<0xee>(ef_high, gh_high),
                 ];
-                std::array::from_fn(|i| {
-                    if i < 4 {
-                        _mm256_permute2f128_ps::<0x20>(first[i], second[i])
-                    } else {
-                        _mm256_permute2f128_ps::<0x31>(first[i - 4], second[i - 4])
-                    }
-                })
+                let mut rows = vectors;
+                for i in 0..4 {
+                    rows[i] = _mm256_permute2f128_ps::<0x20>(first[i], second[i]);
+                    rows[i + 4] = _mm256_permute2f128_ps::<0x31>(first[i], second[i]);
+                }
+                rows
             }
         }
     }

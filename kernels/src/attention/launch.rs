@@ -2,8 +2,8 @@
 
 use super::{Attention, Backward, Documents, Forward, Heads, Mask};
 use crate::launch::{
-    Argument, Buffer, BufferMut, DType, Float, Launch, ShapeError, expect_len, kernel_name, optional_mut, to_grid, to_i32,
-    to_i64,
+    Argument, Buffer, BufferMut, DType, Float, Launch, ShapeError, expect_len, kernel_name, optional_mut, to_grid,
+    to_i32, to_i64,
 };
 
 const FAMILY: &str = "attention";
@@ -200,7 +200,8 @@ impl Attention {
         }
         let Mask { left, right } = self.mask;
         // No document has more rows than that.
-        let limit = |limit: Option<usize>| Argument::I32(limit.map_or(i32::MAX, |limit| limit.min(i32::MAX as usize) as i32));
+        let limit =
+            |limit: Option<usize>| Argument::I32(limit.map_or(i32::MAX, |limit| limit.min(i32::MAX as usize) as i32));
         // Lanes of a document, and keys, are counted in `int`.
         to_i32("query_rows", query_rows.saturating_mul(self.group()))?;
         to_i32("key_rows", key_rows)?;

@@ -3,9 +3,13 @@
 use super::tile::{Left, PANEL, Panel, PanelMut, pack, pair, product, store_pair, unpack};
 use super::{Attention, Block, Document, Heads, KEYS, Results, gather};
 use crate::math::exp2;
+use crate::scan::prefetch::prefetch;
 use crate::simd::{LANES, Simd, dispatch};
 use crate::workers::Parts;
 use std::f32::consts::{LN_2, LOG2_E};
+
+/// Elements of a line of the cache.
+const LINE: usize = 16;
 
 /// Lanes of a block: so many that copying keys costs little, so few that queries and results stay in the second cache.
 pub(super) const fn lanes(width: usize) -> usize {
@@ -60,11 +64,19 @@ fn forward_block_on<S: Simd>(
     sums[..panels * width * PANEL].fill(0.0);
     let mut running = [Running { most: [f32::NEG_INFINITY; PANEL], sum: [0.0; PANEL] }; super::MOST_LANES / PANEL];
 
-    for range in block.keys() {
+    for range in block.keys(&(0..document.keys.len())) {
         let rows = document.keys.start + range.start..document.keys.start + range.end;
         gather(simd, k, rows.clone(), block.head, width, keys);
         gather(simd, v, rows, block.head, width, values);
+        let next = range.end..(range.end + KEYS).min(document.keys.len());
         for panel in 0..panels {
+            // Rows of one head lie too far apart for the processor to see where they go on.
+            for i in next.len() * panel / panels..next.len() * (panel + 1) / panels {
+                for from in [k, v] {
+                    let row = from.range(document.keys.start + next.start + i, block.head, width);
+                    row.step_by(LINE).for_each(|at| prefetch(from.buffer, at));
+                }
+            }
             let sight = block.sight(simd, panel, &range);
             let count = sight.any.len();
             if count == 0 {
@@ -93,8 +105,10 @@ fn forward_block_on<S: Simd>(
             }
             // A lane that saw nothing yet has weights of zero, and not those of minus infinity less itself.
             let lowest = simd.splat(f32::MIN);
-            let base = most.map(|most| simd.if_less(most, lowest, simd.zero(), most));
-            let mut sum = [simd.zero(); 2];
+            let (mut base, mut sum) = (most, [simd.zero(); 2]);
+            for half in 0..2 {
+                base[half] = simd.if_less(most[half], lowest, simd.zero(), most[half]);
+            }
             for i in 0..count {
                 let scores = pair(simd, weights, i * PANEL);
                 for half in 0..2 {
@@ -121,10 +135,11 @@ fn forward_block_on<S: Simd>(
 
     for (number, panel) in sums.chunks_exact(width * PANEL).enumerate().take(panels) {
         let lanes = &running[number];
-        let factors = pair(simd, &lanes.sum, 0).map(|sum| {
-            let seen = simd.if_less(simd.zero(), sum, simd.div(simd.splat(1.0), sum), simd.zero());
-            simd.if_nan(sum, sum, seen)
-        });
+        let mut factors = pair(simd, &lanes.sum, 0);
+        for sum in &mut factors {
+            let seen = simd.if_less(simd.zero(), *sum, simd.div(simd.splat(1.0), *sum), simd.zero());
+            *sum = simd.if_nan(*sum, *sum, seen);
+        }
         unpack(simd, width, panel, factors, |lane| {
             block.place(number * PANEL + lane).map(|(row, head)| {
                 // SAFETY: a lane is of one task, and is asked for once.

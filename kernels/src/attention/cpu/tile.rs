@@ -101,7 +101,10 @@ struct Tile {
 /// For each of `COUNT` rows and `depth` values of k the operands have their elements, and the result has rows of `PANEL`.
 #[inline(always)]
 #[allow(unsafe_code, reason = "operands are read without a check of each element")]
-#[allow(clippy::needless_range_loop, reason = "counted loops over arrays of registers read like the tile that they compute")]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "counted loops over arrays of registers read like the tile that they compute"
+)]
 unsafe fn sum<S: Simd, const COUNT: usize>(simd: S, tile: Tile, factors: Option<[S::F; 2]>) {
     let mut sums = [[simd.zero(); 2]; COUNT];
     // SAFETY: the condition of the function.
@@ -157,7 +160,12 @@ pub(super) fn pack<'a, S: Simd>(
         let rows: [Option<&[f32]>; LANES] = std::array::from_fn(|lane| row(half * LANES + lane));
         let (whole, part) = blocks(width);
         for start in whole {
-            let vectors = rows.map(|row| row.map_or(simd.zero(), |row| simd.load(eight(row, start))));
+            let mut vectors = [simd.zero(); LANES];
+            for (vector, row) in vectors.iter_mut().zip(rows) {
+                if let Some(row) = row {
+                    *vector = simd.load(eight(row, start));
+                }
+            }
             for (i, vector) in simd.transpose(vectors).into_iter().enumerate() {
                 simd.store(simd.mul(vector, factors), eight_mut(panel, (start + i) * PANEL + half * LANES));
             }
@@ -165,7 +173,12 @@ pub(super) fn pack<'a, S: Simd>(
         if part.is_empty() {
             continue;
         }
-        let vectors = rows.map(|row| row.map_or(simd.zero(), |row| simd.load_part(&row[part.clone()], 0.0)));
+        let mut vectors = [simd.zero(); LANES];
+        for (vector, row) in vectors.iter_mut().zip(rows) {
+            if let Some(row) = row {
+                *vector = simd.load_part(&row[part.clone()], 0.0);
+            }
+        }
         for (i, vector) in simd.transpose(vectors).into_iter().take(part.len()).enumerate() {
             simd.store(simd.mul(vector, factors), eight_mut(panel, (part.start + i) * PANEL + half * LANES));
         }
@@ -184,11 +197,13 @@ pub(super) fn unpack<'a, S: Simd>(
 ) {
     for (half, factors) in factors.into_iter().enumerate() {
         let mut rows: [Option<&mut [f32]>; LANES] = std::array::from_fn(|lane| row(half * LANES + lane));
-        let at = |k: usize| simd.mul(simd.load(eight(panel, k * PANEL + half * LANES)), factors);
         let (whole, part) = blocks(width);
         for start in whole {
-            let vectors = simd.transpose(std::array::from_fn(|i| at(start + i)));
-            for (vector, row) in vectors.into_iter().zip(&mut rows) {
+            let mut vectors = [simd.zero(); LANES];
+            for (i, vector) in vectors.iter_mut().enumerate() {
+                *vector = simd.mul(simd.load(eight(panel, (start + i) * PANEL + half * LANES)), factors);
+            }
+            for (vector, row) in simd.transpose(vectors).into_iter().zip(&mut rows) {
                 if let Some(row) = row {
                     simd.store(vector, eight_mut(row, start));
                 }
@@ -197,11 +212,45 @@ pub(super) fn unpack<'a, S: Simd>(
         if part.is_empty() {
             continue;
         }
-        let last = part.len() - 1;
-        let vectors = simd.transpose(std::array::from_fn(|i| at(part.start + i.min(last))));
-        for (vector, row) in vectors.into_iter().zip(&mut rows) {
+        let mut vectors = [simd.zero(); LANES];
+        for (k, vector) in part.clone().zip(&mut vectors) {
+            *vector = simd.mul(simd.load(eight(panel, k * PANEL + half * LANES)), factors);
+        }
+        for (vector, row) in simd.transpose(vectors).into_iter().zip(&mut rows) {
             if let Some(row) = row {
                 simd.store_part(vector, &mut row[part.clone()]);
+            }
+        }
+    }
+}
+
+/// Adds a panel `[width, 16]`, times a factor, to rows of `width` elements. `row` gives where each goes.
+#[inline(always)]
+pub(super) fn unpack_add<'a, S: Simd>(
+    simd: S,
+    width: usize,
+    panel: &[f32],
+    factor: f32,
+    mut row: impl FnMut(usize) -> Option<&'a mut [f32]>,
+) {
+    let factors = simd.splat(factor);
+    for half in 0..2 {
+        let mut rows: [Option<&mut [f32]>; LANES] = std::array::from_fn(|lane| row(half * LANES + lane));
+        for start in (0..width).step_by(LANES) {
+            let count = LANES.min(width - start);
+            let mut vectors = [simd.zero(); LANES];
+            for (i, vector) in vectors.iter_mut().enumerate().take(count) {
+                *vector = simd.load(eight(panel, (start + i) * PANEL + half * LANES));
+            }
+            for (vector, row) in simd.transpose(vectors).into_iter().zip(&mut rows) {
+                let Some(row) = row else { continue };
+                if count == LANES {
+                    let sum = simd.mul_add(vector, factors, simd.load(eight(row, start)));
+                    simd.store(sum, eight_mut(row, start));
+                } else {
+                    let part = &mut row[start..];
+                    simd.store_part(simd.mul_add(vector, factors, simd.load_part(part, 0.0)), part);
+                }
             }
         }
     }
