@@ -290,9 +290,9 @@ mod x86 {
                     _mm256_shuffle_ps::<0xee>(ef_high, gh_high),
                 ];
                 let mut rows = vectors;
-                for i in 0..4 {
-                    rows[i] = _mm256_permute2f128_ps::<0x20>(first[i], second[i]);
-                    rows[i + 4] = _mm256_permute2f128_ps::<0x31>(first[i], second[i]);
+                for (i, (first, second)) in first.into_iter().zip(second).enumerate() {
+                    rows[i] = _mm256_permute2f128_ps::<0x20>(first, second);
+                    rows[i + 4] = _mm256_permute2f128_ps::<0x31>(first, second);
                 }
                 rows
             }

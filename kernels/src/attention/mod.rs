@@ -32,7 +32,7 @@
 //!     k: Heads::dense(&k[..], 1, 1),
 //!     v: Heads::dense(&v[..], 1, 1),
 //!     o: Heads::dense(&mut o[..], 1, 1),
-//!     log_sums: Some(&mut log_sums),
+//!     log_sums: Some(&mut log_sums[..]),
 //! })?;
 //! assert!(o.iter().zip([1.0, 2.0, 5.0]).all(|(o, expected)| (o - expected).abs() < 1e-6));
 //! assert!((log_sums[1] - 2_f32.ln()).abs() < 1e-6);

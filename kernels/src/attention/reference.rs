@@ -44,8 +44,8 @@ fn dot_of_magnitudes(a: &[f64], b: &[f64]) -> f64 {
 fn add_up(a: &[f64], b: &[f64], term: impl Fn(f64, f64) -> f64) -> f64 {
     let (mut sums, whole) = ([0.0; 8], a.len() - a.len() % 8);
     for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
-        for i in 0..8 {
-            sums[i] += term(a[i], b[i]);
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += term(a, b);
         }
     }
     let rest: f64 = a[whole..].iter().zip(&b[whole..]).map(|(&a, &b)| term(a, b)).sum();

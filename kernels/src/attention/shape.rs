@@ -79,23 +79,19 @@ impl Documents<&[i64]> {
         let lists =
             [("query_offsets", self.query_offsets, self.query_rows), ("key_offsets", self.key_offsets, self.key_rows)];
         for (name, offsets, rows) in lists {
+            if offsets.is_empty() && rows > 0 {
+                return Err(ShapeError::Length { name, expected: 2, actual: 0 });
+            }
             let mut before = 0;
             for (index, &offset) in offsets.iter().enumerate() {
-                let first_or_last = index == 0 || index + 1 == offsets.len();
-                let fits = usize::try_from(offset).is_ok_and(|offset| offset <= rows);
-                let right = match index {
-                    0 => offset == 0,
-                    _ => offset >= before && fits,
-                };
-                let complete = index + 1 < offsets.len() || usize::try_from(offset).is_ok_and(|offset| offset == rows);
-                if !right || (first_or_last && !complete) {
+                let (first, last) = (index == 0, index + 1 == offsets.len());
+                let fits =
+                    usize::try_from(offset).is_ok_and(|offset| if last { offset == rows } else { offset <= rows });
+                if !fits || offset < before || (first && offset != 0) {
                     let allowed = "from 0, not falling, to the number of rows";
                     return Err(ShapeError::Value { name, index, allowed, actual: offset });
                 }
                 before = offset;
-            }
-            if offsets.is_empty() && rows > 0 {
-                return Err(ShapeError::Length { name, expected: 2, actual: 0 });
             }
         }
         if self.query_offsets.len() != self.key_offsets.len() {

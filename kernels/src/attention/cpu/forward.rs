@@ -21,14 +21,20 @@ pub(super) const fn memory(width: usize) -> usize {
     2 * width * lanes(width) + 2 * width * KEYS + PANEL * KEYS
 }
 
+/// What is written: results, and log-sum-exps if wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Outputs<'a> {
+    pub(super) results: Results<'a>,
+    pub(super) log_sums: Option<&'a Parts<'a, f32>>,
+}
+
 dispatch!(
     pub(super) fn forward_block(
         attention: &Attention,
         document: &Document,
         block: &Block,
         inputs: [Heads<&[f32]>; 3],
-        results: Results<'_>,
-        log_sums: Option<&Parts<'_, f32>>,
+        outputs: Outputs<'_>,
         memory: &mut [f32],
     ) = forward_block_on
 );
@@ -47,8 +53,7 @@ fn forward_block_on<S: Simd>(
     document: &Document,
     block: &Block,
     [q, k, v]: [Heads<&[f32]>; 3],
-    results: Results<'_>,
-    log_sums: Option<&Parts<'_, f32>>,
+    Outputs { results, log_sums }: Outputs<'_>,
     memory: &mut [f32],
 ) {
     let width = attention.width;

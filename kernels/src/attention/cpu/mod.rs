@@ -5,6 +5,11 @@
 //! keys and values get their gradients block after block of queries, in a fixed order, and each product is computed once. A
 //! thread works in at most 1.5 MiB of memory, which it keeps.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "pairs of vectors; a closure over them is not always inlined, and then has not the instructions of its caller"
+)]
+
 mod backward;
 mod forward;
 #[cfg(test)]
@@ -53,7 +58,8 @@ impl Attention {
             let document = documents.document(document);
             let block = Block::new(self, &document, head, piece * lanes..(piece + 1) * lanes);
             with_memory(forward::memory(self.width), |memory| {
-                forward::forward_block(self, &document, &block, [q, k, v], results, sums.as_ref(), memory);
+                let outputs = forward::Outputs { results, log_sums: sums.as_ref() };
+                forward::forward_block(self, &document, &block, [q, k, v], outputs, memory);
             });
         });
         Ok(())
