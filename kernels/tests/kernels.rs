@@ -93,4 +93,4 @@ macro_rules! tests {
         })*
     };
 }
-tests!(adamw, glu, norms, pool, rotary, softmax);
+tests!(adamw, glu, linear_ce, norms, pool, rotary, softmax);

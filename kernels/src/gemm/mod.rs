@@ -317,7 +317,8 @@ impl PackedWeights {
     pub(crate) const fn packed_rows_memory(rows: usize, depth: usize) -> usize {
         // Rows are padded to 16 and inputs in each of up to depth / 256 blocks to 32; an alignment and a list of chunks for each.
         let blocks = depth.div_ceil(256);
-        rows.next_multiple_of(16) * (depth.next_multiple_of(32) * 4 + blocks * size_of::<pack::Chunk>() * 4) + blocks * 512
+        rows.next_multiple_of(16) * (depth.next_multiple_of(32) * 4 + blocks * size_of::<pack::Chunk>() * 4)
+            + blocks * 512
     }
 }
 

@@ -64,7 +64,7 @@ fn pieces_and_parts_of_inputs_have_the_bits_of_the_whole() {
 fn pieces_and_parts_that_do_not_fit_are_refused() {
     let (weights, x) = ([1.0; 40 * 70], [1.0; 140]);
     let packed = PackedWeights::pack(row_major(&weights, 40, 70), Precision::F32).unwrap();
-    let mut pieces = |from: usize, to: usize, width: usize, bias: &[f32], scratch: usize| {
+    let pieces = |from: usize, to: usize, width: usize, bias: &[f32], scratch: usize| {
         let mut scratch = vec![0.0; scratch];
         packed.matmul_pieces(row_major(&x, 2, 70), from..to, width, bias, &mut scratch, &mut |_, _| ())
     };
