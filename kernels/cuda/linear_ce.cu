@@ -164,7 +164,7 @@ template <> struct Tile<float> {
       load<LEFT_TRANSPOSED>(a_tile, left, k, depth);
       load<RIGHT_TRANSPOSED>(b_tile, right, k, depth);
       __syncthreads();
-#pragma unroll
+#pragma unroll 8
       for (int within = 0; within < DEPTH; ++within) {
         float a[4], b[4];
 #pragma unroll

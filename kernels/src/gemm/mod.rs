@@ -61,7 +61,7 @@ mod pieces_tests;
 mod tests;
 
 use driver::{Job, Pieces, Right};
-use element::{Bf16, Buffer, WeightElement};
+use element::{Bf16, Buffer, Element, WeightElement};
 pub use engine::Engine;
 pub use matrix::{Layout, Matrix, MatrixMut, Values};
 use pack::{pack_right, panel_len, panels};
@@ -313,6 +313,15 @@ impl PackedWeights {
         Ok(())
     }
 
+    /// The weights of one output, which is below [`PackedWeights::outputs`], as they are after rounding.
+    pub(crate) fn output(&self, output: usize) -> impl Iterator<Item = f32> + '_ {
+        let (panel, column) = (output / pack::PANEL, output % pack::PANEL);
+        (0..self.inputs).map(move |input| match &self.panels {
+            Panels::F32(panels) => element(panels.as_slice(), panel * panel_len::<f32>(self.inputs), column, input),
+            Panels::Bf16(panels) => element(panels.as_slice(), panel * panel_len::<Bf16>(self.inputs), column, input),
+        })
+    }
+
     /// Bytes that a product with `rows` rows and `depth` inputs packs at most at one time, whatever the engine.
     pub(crate) const fn packed_rows_memory(rows: usize, depth: usize) -> usize {
         // Rows are padded to 16 and inputs in each of up to depth / 256 blocks to 32; an alignment and a list of chunks for each.
@@ -370,6 +379,11 @@ pub fn gemm(a: Matrix<'_>, b: Matrix<'_>, mut c: MatrixMut<'_>, options: &GemmOp
         Precision::Bf16 => engine.multiply_bf16(a, Right::Plain(b), &mut c, job),
     }
     Ok(())
+}
+
+/// One number of the panel that begins at `start`.
+fn element<R: WeightElement>(panels: &[R], start: usize, column: usize, input: usize) -> f32 {
+    panels[start + input / R::PAIR * R::PAIR * pack::PANEL + column * R::PAIR + input % R::PAIR].value()
 }
 
 /// Panels of weights with all of their inputs.

@@ -61,6 +61,18 @@ fn pieces_and_parts_of_inputs_have_the_bits_of_the_whole() {
 }
 
 #[test]
+fn the_weights_of_an_output_are_given_back() {
+    // Numbers that bf16 holds.
+    let weights: Vec<f32> = (0..37 * 43).map(|i| (i % 101) as f32 / 16.0).collect();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let packed = PackedWeights::pack(row_major(&weights, 37, 43), precision).unwrap();
+        for output in 0..37 {
+            assert!(packed.output(output).eq(weights[output * 43..][..43].iter().copied()));
+        }
+    }
+}
+
+#[test]
 fn pieces_and_parts_that_do_not_fit_are_refused() {
     let (weights, x) = ([1.0; 40 * 70], [1.0; 140]);
     let packed = PackedWeights::pack(row_major(&weights, 40, 70), Precision::F32).unwrap();

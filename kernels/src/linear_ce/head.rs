@@ -41,6 +41,15 @@ impl Head {
         Ok(Self { transposed: Some(transposed), ..Self::new(weights, bias, precision)? })
     }
 
+    /// Whether gradients of hidden states can be computed.
+    pub(super) fn expect_transposed(&self) -> Result<(), ShapeError> {
+        if self.transposed.is_some() {
+            return Ok(());
+        }
+        let allowed = "as long as its weights: a head made with gradients";
+        Err(ShapeError::Dimension { name: "transposed weights", allowed, actual: 0 })
+    }
+
     /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         let transposed = self.transposed.as_ref().map_or(0, PackedWeights::memory);

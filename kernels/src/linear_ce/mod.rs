@@ -69,8 +69,11 @@
 
 mod cases;
 mod cpu;
+#[cfg(test)]
+mod cpu_tests;
 mod head;
 mod launch;
+mod problem;
 mod reference;
 mod rows;
 

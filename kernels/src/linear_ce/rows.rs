@@ -11,7 +11,7 @@ pub(super) struct State {
     /// The largest.
     pub(super) most: f32,
     /// Sum of exponentials of the logits less `most`, or less 0 where that is -∞.
-    sum: f32,
+    pub(super) sum: f32,
     /// Sum of the logits, if it is asked for.
     total: f32,
     /// The column of the largest, -1 where there is none.
@@ -35,6 +35,11 @@ impl State {
         let base = Self { most, ..self }.base();
         let sum = self.sum * power(self.most - base) + behind.sum * power(behind.most - base);
         Self { most, sum, total: self.total + behind.total, best, above: self.above + behind.above }
+    }
+
+    /// What exponentials relative to this state's largest logit are multiplied by, to be relative to that of `whole`.
+    pub(super) fn weight_in(self, whole: Self) -> f32 {
+        power(self.most - whole.base())
     }
 
     /// The logarithm of the sum of all exponentials.
@@ -82,8 +87,9 @@ impl Piece<'_> {
 }
 
 dispatch! {
-    /// Adds a piece to the rows' states; `ranked` is empty or has a token for each row.
-    pub(super) fn absorb(piece: &mut Piece<'_>, states: &mut [State], ranked: &[Ranked], totals: bool) = absorb_on
+    /// Adds a piece to the rows' states; `ranked` is empty or has a token for each row. Where `factors` is not empty, logits are replaced by
+    /// exponentials relative to the largest of their row so far, and it gets what earlier ones are to be multiplied by.
+    pub(super) fn absorb(piece: &mut Piece<'_>, states: &mut [State], ranked: &[Ranked], totals: bool, factors: &mut [f32]) = absorb_on
 }
 dispatch! {
     /// Makes gradients of the loss out of logits: softmax - (1 - ε)·onehot - ε / vocabulary; 0 in ignored rows. `spread` is
@@ -96,7 +102,14 @@ dispatch! {
 }
 
 #[inline(always)]
-fn absorb_on<S: Simd>(simd: S, piece: &mut Piece<'_>, states: &mut [State], ranked: &[Ranked], totals: bool) {
+fn absorb_on<S: Simd>(
+    simd: S,
+    piece: &mut Piece<'_>,
+    states: &mut [State],
+    ranked: &[Ranked],
+    totals: bool,
+    factors: &mut [f32],
+) {
     let (first, scale) = (piece.columns.start, piece.scale);
     for (row, state) in states.iter_mut().enumerate() {
         let place = ranked.get(row).and_then(|ranked| piece.place(ranked.id));
@@ -116,19 +129,14 @@ fn absorb_on<S: Simd>(simd: S, piece: &mut Piece<'_>, states: &mut [State], rank
             most = simd.max(simd.splat(*value), most);
         }
         let most = simd.largest(most);
+        let mut factor = 1.0;
         if most > state.most {
             let column = x.iter().position(|&value| value == most).unwrap_or(0);
             state.best = (first + column) as i32;
-            state.sum *= power(state.most - most);
+            factor = power(state.most - most);
+            state.sum *= factor;
             state.most = most;
         }
-        let base = simd.splat(state.base());
-        let mut sum = simd.zero();
-        for start in whole.clone() {
-            sum = simd.add(sum, exp(simd, simd.sub(simd.load(eight(x, start)), base)));
-        }
-        let rest = simd.load_part(&x[part.clone()], f32::NEG_INFINITY);
-        state.sum += simd.sum(simd.add(sum, exp(simd, simd.sub(rest, base))));
         if totals {
             let mut total = simd.load_part(&x[part.clone()], 0.0);
             for start in whole.clone() {
@@ -145,6 +153,29 @@ fn absorb_on<S: Simd>(simd: S, piece: &mut Piece<'_>, states: &mut [State], rank
                 // Of equal ones, tokens of this piece come before if their numbers are smaller.
                 None => count(simd, x, logit, first < usize::try_from(id).unwrap_or(0)),
             };
+        }
+        let keep = match factors.get_mut(row) {
+            Some(place) => {
+                *place = factor;
+                true
+            }
+            None => false,
+        };
+        let base = simd.splat(state.base());
+        let mut sum = simd.zero();
+        for start in whole.clone() {
+            let place = eight_mut(x, start);
+            let values = exp(simd, simd.sub(simd.load(place), base));
+            sum = simd.add(sum, values);
+            if keep {
+                simd.store(values, place);
+            }
+        }
+        let rest = simd.load_part(&x[part.clone()], f32::NEG_INFINITY);
+        let rest = exp(simd, simd.sub(rest, base));
+        state.sum += simd.sum(simd.add(sum, rest));
+        if keep {
+            simd.store_part(rest, &mut x[part]);
         }
     }
 }
