@@ -61,7 +61,7 @@ mod pieces_tests;
 mod tests;
 
 use driver::{Job, Pieces, Right};
-use element::{Bf16, Buffer, Element, WeightElement};
+use element::{Bf16, Buffer, WeightElement};
 pub use engine::Engine;
 pub use matrix::{Layout, Matrix, MatrixMut, Values};
 use pack::{pack_right, panel_len, panels};

@@ -159,7 +159,7 @@ impl Tokens<'_> {
 impl LinearCe {
     /// Whether ids are tokens of the vocabulary or ignored ones.
     fn expect_ids(&self, ids: Ids<'_>) -> Result<(), ShapeError> {
-        let wrong = |id: i64| id != IGNORED && usize::try_from(id).is_ok_and(|id| id < self.vocabulary) == false;
+        let wrong = |id: i64| id != IGNORED && !usize::try_from(id).is_ok_and(|id| id < self.vocabulary);
         let index = match ids {
             Ids::I32(ids) => ids.iter().position(|&id| wrong(i64::from(id))),
             Ids::I64(ids) => ids.iter().position(|&id| wrong(id)),
