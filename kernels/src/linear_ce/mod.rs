@@ -16,6 +16,9 @@
 //! * `rank` of each row's given token: how many tokens come before it, if those with larger logits come first, and of those with equal ones
 //!   those with smaller numbers.
 //!
+//! Where the gradients of losses are known before the losses, as for documents' sums and means, [`LinearCe::forward_backward`] gives
+//! the gradient of hidden states in the same pass on the CPU, with two products instead of three.
+//!
 //! # Ignored rows
 //!
 //! A token of [`IGNORED`] has the loss 0, the rank -1 and the gradient 0, whatever its row is and whatever its weight is, which
@@ -29,8 +32,8 @@
 //!
 //! # Memory
 //!
-//! On the CPU, [`LinearCe::forward_memory`] and [`LinearCe::backward_memory`] say how much is taken beside the arguments; it depends
-//! on the width alone. On a GPU the caller brings it: [`LinearCe::forward_workspace`] is 1280 bytes for each row, and
+//! On the CPU, [`LinearCe::forward_memory`], [`LinearCe::backward_memory`] and [`LinearCe::forward_backward_memory`] say how much is
+//! taken beside the arguments; it depends on the width and the number of workers alone. On a GPU the caller brings it: [`LinearCe::forward_workspace`] is 1280 bytes for each row, and
 //! [`LinearCe::backward_workspace`] does not depend on the number of rows from 1024 on.
 //!
 //! # What results depend on
