@@ -1,7 +1,7 @@
 //! What is done to a piece of logits while it is in the cache: some rows, some columns of the vocabulary.
 
 use super::IGNORED;
-use crate::math::exp;
+use crate::math::{exp, exp_of_negative};
 use crate::simd::{Plain, Simd, blocks, dispatch, eight, eight_mut};
 use std::ops::Range;
 
@@ -165,14 +165,14 @@ fn absorb_on<S: Simd>(
         let mut sum = simd.zero();
         for start in whole.clone() {
             let place = eight_mut(x, start);
-            let values = exp(simd, simd.sub(simd.load(place), base));
+            let values = exp_of_negative(simd, simd.sub(simd.load(place), base));
             sum = simd.add(sum, values);
             if keep {
                 simd.store(values, place);
             }
         }
         let rest = simd.load_part(&x[part.clone()], f32::NEG_INFINITY);
-        let rest = exp(simd, simd.sub(rest, base));
+        let rest = exp_of_negative(simd, simd.sub(rest, base));
         state.sum += simd.sum(simd.add(sum, rest));
         if keep {
             simd.store_part(rest, &mut x[part]);
