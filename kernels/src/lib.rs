@@ -21,6 +21,7 @@
 //! | [`pool`] | one row for each document, rows of length 1 |
 //! | [`rotary`] | rotary position embedding, forward and backward |
 //! | [`softmax`] | softmax over rows, forward and backward |
+//! | [`topk`] | the best rows of an index for each of many queries, tile after tile |
 //!
 //! # Promises
 //!
@@ -52,4 +53,5 @@ pub mod rotary;
 pub mod scan;
 mod simd;
 pub mod softmax;
+pub mod topk;
 pub mod workers;
