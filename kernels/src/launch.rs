@@ -119,6 +119,15 @@ impl<'a, T: Element> Buffer<'a, T> {
     pub(crate) const fn argument(&self) -> Argument {
         Argument::Address(self.address)
     }
+
+    /// `len` elements from `offset` on, or as many as there are.
+    #[must_use]
+    pub const fn part(&self, offset: usize, len: usize) -> Self {
+        let offset = if offset < self.len { offset } else { self.len };
+        let rest = self.len - offset;
+        let address = self.address + (offset * size_of::<T>()) as u64;
+        Self { address, len: if len < rest { len } else { rest }, life: PhantomData }
+    }
 }
 
 /// Memory that a launch writes, and may read, on the machine that will run it.

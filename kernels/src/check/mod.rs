@@ -47,6 +47,7 @@ pub const fn families() -> &'static [Family] {
         crate::pool::FAMILY,
         crate::rotary::FAMILY,
         crate::softmax::FAMILY,
+        crate::topk::FAMILY,
     ]
 }
 

@@ -262,11 +262,7 @@ impl<'a, T: Stored> Four<'a, T> {
     }
 
     #[inline(always)]
-    fn widen<'b, S: Simd>(
-        &self,
-        simd: S,
-        memory: &'b mut [[[f32; LANES]; DEPTH / LANES]; ROWS],
-    ) -> Four<'b, f32> {
+    fn widen<'b, S: Simd>(&self, simd: S, memory: &'b mut [[[f32; LANES]; DEPTH / LANES]; ROWS]) -> Four<'b, f32> {
         let vectors = self.whole[0].len();
         for (from, to) in self.whole.iter().zip(memory.iter_mut()) {
             from.iter().zip(to).for_each(|(from, to)| simd.store(T::eight(simd, from), to));

@@ -34,5 +34,5 @@ mod stored;
 pub use best::{Best, NO_ROW, Scored};
 pub(crate) use cases::FAMILY;
 pub use cpu::Queries;
-pub use launch::{Places, Search};
+pub use launch::{Ranking, Search, Workspace};
 pub use stored::Rows;
