@@ -23,4 +23,4 @@ macro_rules! modules {
     };
 }
 
-pub(crate) const MODULES: &[Module] = modules!["adamw", "glu", "norms", "pool", "rotary", "softmax", "topk"];
+pub(crate) const MODULES: &[Module] = modules!["adamw", "glu", "nf4", "norms", "pool", "rotary", "softmax", "topk"];

@@ -17,6 +17,7 @@
 //! |---|---|
 //! | [`adamw`] | AdamW on many tensors at once, with clipping by the norm of all gradients |
 //! | [`glu`] | SiLU and GELU, alone or as a gate, forward and backward |
+//! | [`nf4`] | weights in four bits: quantising, the way back, and products with them |
 //! | [`norms`] | RMSNorm and LayerNorm, forward and backward |
 //! | [`pool`] | one row for each document, rows of length 1 |
 //! | [`rotary`] | rotary position embedding, forward and backward |
@@ -47,6 +48,7 @@ pub mod glu;
 pub mod gpu;
 pub mod launch;
 mod math;
+pub mod nf4;
 pub mod norms;
 pub mod pool;
 pub mod rotary;

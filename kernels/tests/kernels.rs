@@ -93,4 +93,4 @@ macro_rules! tests {
         })*
     };
 }
-tests!(adamw, glu, norms, pool, rotary, softmax, topk);
+tests!(adamw, glu, nf4, norms, pool, rotary, softmax, topk);

@@ -43,6 +43,7 @@ pub const fn families() -> &'static [Family] {
     &[
         crate::adamw::FAMILY,
         crate::glu::FAMILY,
+        crate::nf4::FAMILY,
         crate::norms::FAMILY,
         crate::pool::FAMILY,
         crate::rotary::FAMILY,

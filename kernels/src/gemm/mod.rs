@@ -54,15 +54,18 @@ mod engine;
 mod matrix;
 mod pack;
 mod portable;
+mod unpack;
 
 #[cfg(test)]
 mod tests;
 
 use driver::{Job, Right};
+pub(crate) use element::round_to_bf16;
 use element::{Bf16, Buffer, WeightElement};
 pub use engine::Engine;
 pub use matrix::{Layout, Matrix, MatrixMut, Values};
 use pack::{pack_right, panel_len, panels};
+pub(crate) use unpack::{Unpack, multiply_unpacked};
 
 /// What operands are rounded to before they are multiplied. Sums are f32 always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -284,8 +287,8 @@ pub fn gemm(a: Matrix<'_>, b: Matrix<'_>, mut c: MatrixMut<'_>, options: &GemmOp
     let engine = Engine::choose(options.engine, options.precision)?;
     let job = Job { bias: None, accumulate: options.accumulate, threads: options.threads };
     match options.precision {
-        Precision::F32 => engine.multiply_f32(a, Right::Plain(b), &mut c, job),
-        Precision::Bf16 => engine.multiply_bf16(a, Right::Plain(b), &mut c, job),
+        Precision::F32 => engine.multiply_f32(a, Right::Plain(&b), &mut c, job),
+        Precision::Bf16 => engine.multiply_bf16(a, Right::Plain(&b), &mut c, job),
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ mod boundary;
 mod dense;
 mod filter;
 mod pace;
-mod prefetch;
+pub(crate) mod prefetch;
 mod rarity;
 mod verify;
 

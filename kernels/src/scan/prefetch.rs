@@ -4,7 +4,7 @@
 
 /// Brings the cache line of `slice[index]` closer. Where the processor has no such instruction, nothing happens.
 #[inline(always)]
-pub(super) fn prefetch<T>(slice: &[T], index: usize) {
+pub(crate) fn prefetch<T>(slice: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -83,10 +83,10 @@ fn benches(bytes: usize) -> Vec<Box<dyn Problem>> {
         bench([bf16, f32], bytes, 28_672, 1, 100),
         bench([bf16, f32], bytes, 28_672, 8, 100),
         bench([f16, f32], bytes, 28_672, 8, 100),
-        bench([f32, f32], bytes / 16, 4096, 1000, 100),
-        bench([bf16, f32], bytes / 16, 4096, 1000, 100),
-        bench([bf16, bf16], bytes / 16, 4096, 1000, 100),
-        bench([bf16, f32], bytes / 16, 256, 1000, 100),
+        bench([f32, f32], bytes / 4, 4096, 1000, 100),
+        bench([bf16, f32], bytes / 4, 4096, 1000, 100),
+        bench([bf16, bf16], bytes / 4, 4096, 1000, 100),
+        bench([bf16, f32], bytes / 4, 256, 1000, 100),
     ]
 }
 

@@ -10,12 +10,13 @@
 use super::best::{Best, Candidates};
 use super::stored::{Rows, Stored};
 use crate::launch::{ShapeError, expect_len, expect_rows};
+use crate::scan::prefetch::prefetch;
 use crate::simd::{LANES, Simd, dispatch};
 use crate::workers::{Parts, Workers};
 use std::ops::Range;
 
 /// Elements of a piece of a row: three queries and four rows of it fit into the first cache. The order of sums follows from it.
-const DEPTH: usize = 1024;
+const DEPTH: usize = 512;
 /// Rows that are multiplied at a time.
 const ROWS: usize = 4;
 /// Queries that are multiplied at a time.
@@ -39,7 +40,8 @@ const MOST_PARTS: usize = 64;
 pub struct Queries {
     width: usize,
     count: usize,
-    /// For each piece the queries one behind the other, each filled up with zeros to whole vectors.
+    /// For each piece the queries, each filled up with zeros to whole vectors; of three queries vector after vector, so that they are
+    /// read from one end to the other.
     packed: Vec<f32>,
 }
 
@@ -53,9 +55,13 @@ impl Queries {
         let padded = width.next_multiple_of(LANES);
         let mut packed = Vec::with_capacity(count * padded);
         for piece in pieces(width) {
-            for query in queries.chunks_exact(width.max(1)) {
-                packed.extend_from_slice(&query[piece.clone()]);
-                packed.resize(packed.len().next_multiple_of(LANES), 0.0);
+            for some in queries.chunks(QUERIES * width.max(1)) {
+                for start in piece.clone().step_by(LANES) {
+                    for query in some.chunks_exact(width.max(1)) {
+                        packed.extend_from_slice(&query[start..piece.end.min(start + LANES)]);
+                        packed.resize(packed.len().next_multiple_of(LANES), 0.0);
+                    }
+                }
             }
         }
         Ok(Self { width, count, packed })
@@ -151,7 +157,7 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// A piece of some queries, one behind the other.
+    /// A piece of some queries, which begin with a whole three.
     #[inline(always)]
     fn piece(&self, piece: &Range<usize>, queries: Range<usize>) -> &[[f32; LANES]] {
         let length = piece.len().next_multiple_of(LANES);
@@ -209,7 +215,11 @@ fn rows_on<S: Simd, T: Stored>(
     states: &mut [Candidates],
 ) {
     let width = task.queries.width;
-    let block = if states.len() <= FEW { ROWS } else { BLOCK };
+    let few = states.len() <= FEW;
+    let block = if few { ROWS } else { BLOCK };
+    // What is read next: the next piece of the same rows, or the rows after them. The processor would notice too late that
+    // four places are read at once, a few lines of each.
+    let ahead = if few { if width > DEPTH { DEPTH } else { ROWS * width } } else { 0 };
     let mut scores = [[0.0_f32; BLOCK]; TOGETHER];
     let mut widened = [[[0.0_f32; LANES]; DEPTH / LANES]; ROWS];
     for first in rows.clone().step_by(block) {
@@ -224,9 +234,9 @@ fn rows_on<S: Simd, T: Stored>(
                 for row in (0..count).step_by(ROWS) {
                     // Where there are fewer rows the last is taken again, and what comes of it is left out.
                     let at = |i: usize| &values[(row + i).min(count - 1) * width..][piece.clone()];
-                    let rows = Four::new(std::array::from_fn(at));
+                    let rows = Four::new(std::array::from_fn(at), ahead);
                     let scores = Scores { all: &mut *scores, first: row, count: ROWS.min(count - row) };
-                    if T::IS_F32 || states.len() <= QUERIES {
+                    if states.len() <= if T::IS_F32 { FEW } else { QUERIES } {
                         multiply(simd, &rows, queries, scores);
                     } else {
                         multiply(simd, &rows.widen(simd, &mut widened), queries, scores);
@@ -248,13 +258,15 @@ fn rows_on<S: Simd, T: Stored>(
 /// A piece of four rows: whole vectors, and what is left of each, filled up with zeros.
 struct Four<'a, T> {
     whole: [&'a [[T; LANES]]; ROWS],
+    /// How many elements ahead of their use rows are fetched; 0 where they are not.
+    ahead: usize,
     rest: [[f32; LANES]; ROWS],
 }
 
 impl<'a, T: Stored> Four<'a, T> {
     #[inline(always)]
-    fn new(rows: [&'a [T]; ROWS]) -> Self {
-        let mut four = Self { whole: rows.map(|row| row.as_chunks().0), rest: [[0.0; LANES]; ROWS] };
+    fn new(rows: [&'a [T]; ROWS], ahead: usize) -> Self {
+        let mut four = Self { whole: rows.map(|row| row.as_chunks().0), ahead, rest: [[0.0; LANES]; ROWS] };
         for (row, to) in rows.iter().zip(&mut four.rest) {
             row.as_chunks::<LANES>().1.iter().zip(to).for_each(|(from, to)| *to = from.value());
         }
@@ -267,7 +279,7 @@ impl<'a, T: Stored> Four<'a, T> {
         for (from, to) in self.whole.iter().zip(memory.iter_mut()) {
             from.iter().zip(to).for_each(|(from, to)| simd.store(T::eight(simd, from), to));
         }
-        Four { whole: memory.each_ref().map(|row| &row[..vectors]), rest: self.rest }
+        Four { whole: memory.each_ref().map(|row| &row[..vectors]), ahead: 0, rest: self.rest }
     }
 }
 
@@ -278,7 +290,7 @@ struct Scores<'a> {
     count: usize,
 }
 
-/// Adds the products of four rows with some queries, whose pieces lie one behind the other.
+/// Adds the products of four rows with a piece of some queries.
 #[inline(always)]
 fn multiply<S: Simd, T: Stored>(simd: S, rows: &Four<'_, T>, queries: &[[f32; LANES]], scores: Scores<'_>) {
     let vectors = queries.len() / scores.all.len();
@@ -304,14 +316,17 @@ fn add<S: Simd, T: Stored, const COUNT: usize>(
     scores: &mut [[f32; BLOCK]],
     places: Range<usize>,
 ) {
-    let vectors = queries.len() / COUNT;
-    let queries: [&[[f32; LANES]]; COUNT] = std::array::from_fn(|query| &queries[query * vectors..][..vectors]);
+    let queries = queries.as_chunks::<COUNT>().0;
     let whole = rows.whole[0].len();
     // Slices that are known to be of one length need no checks in the loop.
-    let (heads, four) = (queries.map(|query| &query[..whole]), rows.whole.map(|row| &row[..whole]));
+    let (heads, four) = (&queries[..whole], rows.whole.map(|row| &row[..whole]));
     let mut sums = [[simd.zero(); ROWS]; COUNT];
+    let vectors_of_line = 64 / (LANES * size_of::<T>());
     for i in 0..whole {
-        let of_queries: [S::F; COUNT] = std::array::from_fn(|query| simd.load(&heads[query][i]));
+        if rows.ahead > 0 && i % vectors_of_line == 0 {
+            four.iter().for_each(|row| prefetch(row.as_flattened(), i * LANES + rows.ahead));
+        }
+        let of_queries: [S::F; COUNT] = std::array::from_fn(|query| simd.load(&heads[i][query]));
         for row in 0..ROWS {
             let values = T::eight(simd, &four[row][i]);
             for query in 0..COUNT {
@@ -319,17 +334,17 @@ fn add<S: Simd, T: Stored, const COUNT: usize>(
             }
         }
     }
-    if whole < vectors {
+    if let Some(queries) = queries.get(whole) {
         for query in 0..COUNT {
-            let of_query = simd.load(&queries[query][whole]);
             for row in 0..ROWS {
-                sums[query][row] = simd.mul_add(of_query, simd.load(&rows.rest[row]), sums[query][row]);
+                let (of_query, values) = (simd.load(&queries[query]), simd.load(&rows.rest[row]));
+                sums[query][row] = simd.mul_add(of_query, values, sums[query][row]);
             }
         }
     }
     for (scores, sums) in scores.iter_mut().zip(sums) {
-        for (score, sum) in scores[places.clone()].iter_mut().zip(sums) {
-            *score += simd.sum(sum);
+        for (score, sum) in scores[places.clone()].iter_mut().zip(simd.sums(sums)) {
+            *score += sum;
         }
     }
 }
