@@ -6,8 +6,8 @@ use crate::check::{AnyBuffer, Expected, Family, HostBuffer, Part, Problem, Rando
 use crate::gemm::{GemmError, MatmulOptions, Matrix, MatrixMut};
 use crate::launch::{Buffer, DType, Float, Launch, ShapeError, for_float};
 use crate::workers::{Serial, Workers};
-use half::bf16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 pub(crate) const FAMILY: Family = Family { name: "nf4", cases, benches };
 
@@ -192,6 +192,16 @@ impl Quantity {
     }
 }
 
+/// Weights rounded to single precision and then to the type, as what is quantised is given back.
+fn rounded(dtype: DType, values: &[f64]) -> Vec<f64> {
+    let singles = values.iter().map(|&value| value as f32);
+    match dtype {
+        DType::Bf16 => singles.map(|value| bf16::from_f32(value).to_f64()).collect(),
+        DType::F16 => singles.map(|value| f16::from_f32(value).to_f64()).collect(),
+        _ => singles.map(f64::from).collect(),
+    }
+}
+
 /// The buffers of a quantised matrix in the memory of a machine, which are the inputs from the first on.
 fn view<'a>(inputs: &[AnyBuffer<'a>]) -> Result<Quantised<Buffer<'a, u8>, Buffer<'a, f32>>, ShapeError> {
     Ok(Quantised {
@@ -238,7 +248,8 @@ impl Problem for Quantising {
             |largest: f32, value: &f32| if largest.is_nan() || value.abs() <= largest { largest } else { value.abs() };
         let scales: Vec<f32> = weights.chunks(BLOCK).map(|block| block.iter().fold(0.0, magnitude)).collect();
         let nearest = |map: &[f32], value: f32, largest: f32| {
-            let scaled = value * (1.0 / largest.max(1e-38));
+            // Not `max`, which would leave out what is not a number.
+            let scaled = value * (1.0 / if largest < 1e-38 { 1e-38 } else { largest });
             map.windows(2).filter(|pair| !(scaled <= (pair[0] + pair[1]) / 2.0)).count() as f64
         };
         let codes: Vec<f64> =
@@ -307,10 +318,7 @@ impl Problem for Unquantising {
     }
 
     fn expected(&self) -> Vec<Expected> {
-        // One product, rounded to single precision and then to the type, as this does.
-        let values = self.from.values().into_iter().map(|value| f64::from(value as f32));
-        let rounded = HostBuffer::from_f64(self.dtype, values).to_f64();
-        vec![Expected::values(rounded, Tolerance::EXACT)]
+        vec![Expected::values(rounded(self.dtype, &self.from.values()), Tolerance::EXACT)]
     }
 
     fn cpu(
@@ -417,9 +425,7 @@ impl Problem for Multiplying {
     fn expected(&self) -> Vec<Expected> {
         let (before, after) = self.widths();
         let columns = self.weights.nf4.columns;
-        // Weights are rounded to single precision and then to the type of x.
-        let single = self.weights.values().into_iter().map(|value| f64::from(value as f32));
-        let (weights, x) = (HostBuffer::from_f64(self.x.dtype(), single).to_f64(), self.x.to_f64());
+        let (weights, x) = (rounded(self.x.dtype(), &self.weights.values()), self.x.to_f64());
         let bias = self.bias.as_ref().map(HostBuffer::to_f64);
         let (mut values, mut scales) = (Vec::new(), Vec::new());
         for x in x.chunks_exact(before.max(1)) {

@@ -151,9 +151,11 @@ fn quantise_block_on<S: Simd>(simd: S, values: &[f32; BLOCK], scale: &mut f32, c
             let above = simd.if_less(simd.splat(bound), scaled, simd.splat(1.0), simd.zero());
             code = simd.add(code, above);
         }
-        let mut lanes = [0.0; LANES];
-        simd.store(simd.if_nan(scaled, simd.splat(15.0), code), &mut lanes);
-        codes[start..start + LANES].iter_mut().zip(lanes).for_each(|(code, lane)| *code = lane as u8);
+        // Added to 2^23, a small whole number is in the last bits.
+        let mut lanes = [0.0_f32; LANES];
+        let shifted = simd.add(simd.if_nan(scaled, simd.splat(15.0), code), simd.splat(8_388_608.0));
+        simd.store(shifted, &mut lanes);
+        codes[start..start + LANES].iter_mut().zip(lanes).for_each(|(code, lane)| *code = lane.to_bits() as u8);
     }
 }
 

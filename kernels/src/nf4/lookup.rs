@@ -3,6 +3,7 @@
 //! All values of a block are among sixteen, so the numbers of a block are made first, rounded to the type that is asked for, and then
 //! looked up. With AVX2 a table of sixteen bytes is one instruction for thirty-two codes: numbers of two bytes take two tables.
 #![allow(unsafe_code, reason = "vector intrinsics, whose only condition is that the processor has them")]
+#![allow(clippy::needless_range_loop, reason = "counted loops over arrays of registers")]
 
 use super::cpu::Weight;
 use super::table::CODES;
@@ -139,13 +140,15 @@ mod x86 {
 
                 let nibbles = _mm256_set1_epi8(15);
                 let pairs = _mm256_loadu_si256(codes.as_ptr().cast());
-                let first = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), nibbles);
-                let second = _mm256_and_si256(pairs, nibbles);
-                let words = |codes| {
-                    let (low, high) = (_mm256_shuffle_epi8(low, codes), _mm256_shuffle_epi8(high, codes));
-                    (_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high))
-                };
-                let ((first_low, first_high), (second_low, second_high)) = (words(first), words(second));
+                let codes =
+                    [_mm256_and_si256(_mm256_srli_epi16::<4>(pairs), nibbles), _mm256_and_si256(pairs, nibbles)];
+                // For the first and the second codes of pairs: the numbers of eight pairs of each half, and of the next eight.
+                let mut words = [[low_bytes; 2]; 2];
+                for i in 0..2 {
+                    let (low, high) = (_mm256_shuffle_epi8(low, codes[i]), _mm256_shuffle_epi8(high, codes[i]));
+                    words[i] = [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)];
+                }
+                let [[first_low, first_high], [second_low, second_high]] = words;
                 // Each has eight values of the first half of the block, and eight of the second.
                 let values = [
                     _mm256_unpacklo_epi16(first_low, second_low),
@@ -195,24 +198,26 @@ mod x86 {
             for half in [0, 8] {
                 for pair in (0..pairs).step_by(8) {
                     unsafe {
-                        let row = |i: usize| _mm256_loadu_si256(rows.add((half + i) * pairs + pair).cast());
-                        let couple = |i: usize| {
-                            let (a, b) = (row(i), row(i + 1));
-                            (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
-                        };
-                        let quartet = |i: usize| {
-                            let ((a, b), (c, d)) = (couple(i), couple(i + 2));
-                            [
-                                _mm256_unpacklo_epi64(a, c),
-                                _mm256_unpackhi_epi64(a, c),
-                                _mm256_unpacklo_epi64(b, d),
-                                _mm256_unpackhi_epi64(b, d),
-                            ]
-                        };
-                        let (first, second) = (quartet(0), quartet(4));
+                        // Loops, not closures: those would lose the instructions where they are not inlined.
+                        let mut eight = [_mm256_setzero_si256(); 8];
+                        for i in 0..8 {
+                            eight[i] = _mm256_loadu_si256(rows.add((half + i) * pairs + pair).cast());
+                        }
+                        let mut couples = eight;
+                        for i in [0, 2, 4, 6] {
+                            couples[i] = _mm256_unpacklo_epi32(eight[i], eight[i + 1]);
+                            couples[i + 1] = _mm256_unpackhi_epi32(eight[i], eight[i + 1]);
+                        }
+                        let mut quartets = couples;
+                        for i in [0, 4] {
+                            quartets[i] = _mm256_unpacklo_epi64(couples[i], couples[i + 2]);
+                            quartets[i + 1] = _mm256_unpackhi_epi64(couples[i], couples[i + 2]);
+                            quartets[i + 2] = _mm256_unpacklo_epi64(couples[i + 1], couples[i + 3]);
+                            quartets[i + 3] = _mm256_unpackhi_epi64(couples[i + 1], couples[i + 3]);
+                        }
                         for i in 0..4 {
-                            let low = _mm256_permute2x128_si256::<0x20>(first[i], second[i]);
-                            let high = _mm256_permute2x128_si256::<0x31>(first[i], second[i]);
+                            let low = _mm256_permute2x128_si256::<0x20>(quartets[i], quartets[4 + i]);
+                            let high = _mm256_permute2x128_si256::<0x31>(quartets[i], quartets[4 + i]);
                             _mm256_storeu_si256(to.add((pair + i) * 16 + half).cast(), low);
                             _mm256_storeu_si256(to.add((pair + 4 + i) * 16 + half).cast(), high);
                         }

@@ -32,6 +32,8 @@
 
 mod cases;
 mod cpu;
+#[cfg(test)]
+mod golden;
 mod launch;
 mod lookup;
 mod product;
