@@ -83,7 +83,7 @@ template <class T> __device__ __forceinline__ void quantise(const T *x, u8 *code
   const float factor = reciprocal(largest);
   if (threadIdx.x % WARP == 0) scales[block] = largest;
   if (first >= len) return;
-  const int high = code_of(__fmul_rn(a, factor)), low = first + 1 < len ? code_of(__fmul_rn(b, factor)) : 0;
+  const int high = code_of(__fmul_rn(a, factor)), low = first + 1 < len ? code_of(__fmul_rn(b, factor)) : 7;
   codes[first / 2] = static_cast<u8>(high << 4 | low);
 }
 
@@ -130,23 +130,41 @@ template <class T> __device__ __forceinline__ void dequantise(const Weights &wei
   if (first >= len) return;
   const float scale = weights.scale(first / BLOCK);
   const bool aligned = is_aligned(y);
+  const i64 left = len - first;
+  u32 pairs = 0;
+  if (left >= EACH && is_aligned(weights.codes)) {
+    pairs = *reinterpret_cast<const u32 *>(weights.codes + first / 2);
+  } else {
+    for (int i = 0; i < EACH / 2 && 2 * i < left; ++i) pairs |= static_cast<u32>(weights.codes[first / 2 + i]) << 8 * i;
+  }
 #pragma unroll
   for (int part = 0; part < EACH; part += COUNT) {
     float values[COUNT];
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      const i64 at = first + part + i;
-      values[i] = at < len ? __fmul_rn(table[weights.code(at)], scale) : 0.f;
+      const int at = part + i;
+      values[i] = __fmul_rn(table[pairs >> (at / 2 * 8 + (at % 2 ? 0 : 4)) & 15], scale);
     }
-    const i64 left = len - first;
     store_pack(y + first, part, static_cast<int>(left < EACH ? left : EACH), aligned, values);
   }
 }
 
-// Sixteen bytes of codes.
+// Sixteen bytes, such as codes.
 struct alignas(16) Codes {
   u32 words[4];
 };
+
+// Eight values to shared memory, at a multiple of sixteen bytes.
+template <class T> __device__ __forceinline__ void store_eight(SharedPtr<T> to, const float (&values)[8]) {
+#ifdef GRISTMILL_SHIM
+  for (int i = 0; i < 8; ++i) to[i] = from_f32<T>(values[i]);
+#else
+  Codes packed;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) packed.words[i] = pack_pair<T>(values[2 * i], values[2 * i + 1]);
+  *reinterpret_cast<Codes *>(to) = packed;
+#endif
+}
 
 // Unpacks tiles of weights. SIDE says that k runs along the rows of weights; else down the columns.
 template <class T, bool SIDE> struct Unpacker {
@@ -181,13 +199,16 @@ template <class T, bool SIDE> struct Unpacker {
     if (whole) {
       const int to = own_row() * STRIDE + own_column();
 #pragma unroll
-      for (int word = 0; word < 4; ++word)
+      for (int word = 0; word < 4; ++word) {
+        float values[8];
 #pragma unroll
         for (int byte = 0; byte < 4; ++byte) {
           const u32 pair = codes.words[word] >> 8 * byte;
-          tile[to + 8 * word + 2 * byte] = from_f32<T>(__fmul_rn(table[pair >> 4 & 15], factor));
-          tile[to + 8 * word + 2 * byte + 1] = from_f32<T>(__fmul_rn(table[pair & 15], factor));
+          values[2 * byte] = __fmul_rn(table[pair >> 4 & 15], factor);
+          values[2 * byte + 1] = __fmul_rn(table[pair & 15], factor);
         }
+        store_eight<T>(tile + (to + 8 * word), values);
+      }
       return;
     }
     for (int i = threadIdx.x; i < ROWS * COLUMNS; i += THREADS) {

@@ -250,11 +250,11 @@ impl Problem for Quantising {
         let nearest = |map: &[f32], value: f32, largest: f32| {
             // Not `max`, which would leave out what is not a number.
             let scaled = value * (1.0 / if largest < 1e-38 { 1e-38 } else { largest });
-            map.windows(2).filter(|pair| !(scaled <= (pair[0] + pair[1]) / 2.0)).count() as f64
+            map.windows(2).filter(|pair| scaled > (pair[0] + pair[1]) / 2.0 || scaled.is_nan()).count() as f64
         };
         let codes: Vec<f64> =
             weights.iter().enumerate().map(|(i, &value)| nearest(&super::CODES, value, scales[i / BLOCK])).collect();
-        let codes = codes.chunks(2).map(|pair| 16.0 * pair[0] + pair.get(1).copied().unwrap_or(0.0)).collect();
+        let codes = codes.chunks(2).map(|pair| 16.0 * pair[0] + pair.get(1).copied().unwrap_or(7.0)).collect();
         let sum: f64 = scales.iter().map(|&scale| f64::from(scale)).sum();
         let mean = if scales.is_empty() { 0.0 } else { (sum / scales.len() as f64) as f32 };
         let centred: Vec<f32> = scales.iter().map(|scale| scale - mean).collect();

@@ -87,8 +87,8 @@ impl Nf4 {
                 let (values, count) = weights.block(block * BLOCK);
                 let mut all = [0; BLOCK];
                 quantise_block(&values, scale, &mut all);
-                // A code that there is no value for is 0.
-                all[count..].fill(0);
+                // The code of a zero where there is no value.
+                all[count..].fill(7);
                 let pairs = all.as_chunks::<2>().0;
                 codes.iter_mut().zip(pairs).for_each(|(code, [first, second])| *code = first << 4 | second);
             }

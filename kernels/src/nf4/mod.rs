@@ -2,13 +2,14 @@
 //!
 //! A matrix is cut, row after row, into blocks of 64 values, whatever the length of a row. The largest magnitude of a block is its
 //! scale, and each value, divided by it, becomes the nearest of sixteen numbers ([`CODES`]): Dettmers et al., "QLoRA" (2023). Two
-//! codes make a byte, the first in the upper half. Scales less their mean are quantised too: in groups of 256, divided by the
-//! largest magnitude of the group, to the nearest of 256 numbers ([`SCALES`]). So a value takes 4.127 bits.
+//! codes make a byte, the first in the upper half; an odd last one is followed by the code of zero. Scales less their mean are
+//! quantised too: in groups of 256, divided by the largest magnitude of the group, to the nearest of 256 numbers ([`SCALES`]). So
+//! a value takes 4.127 bits.
 //!
-//! Codes are those of bitsandbytes' CUDA kernels and of its reference operators: a value halfway between two numbers has the smaller code,
-//! and the division is a multiplication with the reciprocal. (Its CPU library finds the codes of scales through a table of
-//! limited resolution, and may give a neighbour for a scale within 2e-5 of halfway.) The mean is added up in double precision. An unquantised value is
-//! the product of two single-precision numbers, rounded to what is asked for.
+//! Codes are those of bitsandbytes' CUDA kernels and of its reference operators: a value halfway between two numbers has the
+//! smaller code, and the division is a multiplication with the reciprocal. (Its CPU library, 0.50.2, finds the codes of scales
+//! through a table of limited resolution, and may give a neighbour for a scale within 2e-5 of halfway.) The mean is added up in
+//! double precision. An unquantised value is the product of two single-precision numbers, rounded to what is asked for.
 //!
 //! Weights must be finite. A value that is not a number, or an infinity, makes the scale of its block such, and through the mean and
 //! the groups all scales: then everything is not a number, which no one overlooks.
@@ -21,7 +22,7 @@
 //! let (mut codes, mut scales, mut largest, mut mean) = ([0; 2], [0; 1], [0.0; 1], [0.0; 1]);
 //! let to = Quantised { codes: &mut codes[..], scales: &mut scales[..], largest: &mut largest[..], mean: &mut mean[..] };
 //! nf4.quantise(&Serial, Values::F32(&[2.0, -1.0, 0.1]), to)?;
-//! assert_eq!(codes, [0xf2, 0x80]);
+//! assert_eq!(codes, [0xf2, 0x87]);
 //!
 //! let mut weights = [0.0; 3];
 //! let from = Quantised { codes: &codes[..], scales: &scales[..], largest: &largest[..], mean: &mean[..] };

@@ -132,3 +132,84 @@ dispatch!(fn transpose_pairs(rows: &[u16], pairs: usize, to: &mut [u16]) = trans
 fn transpose_pairs_on<S: LookUp>(simd: S, rows: &[u16], pairs: usize, to: &mut [u16]) {
     simd.transpose_pairs(rows, pairs, to);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Random;
+    use crate::gemm::{PackedWeights, Precision, Values};
+    use crate::launch::DType;
+    use crate::workers::Serial;
+
+    /// Rows that end inside of blocks, edges of panels, several blocks of k and of columns, threads, a bias, and adding to what is there.
+    #[test]
+    fn products_have_the_bits_of_those_with_unquantised_weights() {
+        let mut random = Random::new(9);
+        for (tokens, rows, columns) in [(1, 5, 64), (3, 40, 70), (9, 530, 320), (26, 33, 129), (2, 300, 1088)] {
+            let nf4 = Nf4 { rows, columns };
+            let weights = random.buffer(DType::F32, nf4.len(), 0.0, 0.5);
+            let (mut codes, mut scales) = (vec![0; nf4.code_bytes()], vec![0; nf4.blocks()]);
+            let (mut largest, mut mean) = (vec![0.0; nf4.groups()], [0.0]);
+            let to = Quantised {
+                codes: &mut codes[..],
+                scales: &mut scales[..],
+                largest: &mut largest[..],
+                mean: &mut mean[..],
+            };
+            nf4.quantise(&Serial, crate::nf4::Values::F32(weights.f32().unwrap()), to).unwrap();
+            let from = Quantised { codes: &codes[..], scales: &scales[..], largest: &largest[..], mean: &mean[..] };
+            let mut weights = vec![0.0; nf4.len()];
+            nf4.dequantise(&Serial, from, &mut weights).unwrap();
+            let weights = Matrix::row_major(Values::F32(&weights), rows, columns).unwrap();
+
+            for transposed in [false, true] {
+                let (inputs, outputs) = if transposed { (rows, columns) } else { (columns, rows) };
+                let x = random.buffer(DType::F32, tokens * inputs, 0.0, 1.0);
+                let x = Matrix::row_major(Values::F32(x.f32().unwrap()), tokens, inputs).unwrap();
+                let bias = random.buffer(DType::F32, outputs, 0.0, 1.0);
+                let options = MatmulOptions {
+                    bias: bias.f32(),
+                    accumulate: tokens == 9,
+                    threads: 1 + tokens % 3,
+                    ..Default::default()
+                };
+                let mut expected = vec![1.0; tokens * outputs];
+                let packed = if transposed { weights.transposed() } else { weights };
+                PackedWeights::pack(packed, Precision::Bf16)
+                    .unwrap()
+                    .matmul(x, MatrixMut::row_major(&mut expected, tokens, outputs).unwrap(), &options)
+                    .unwrap();
+                let mut y = vec![1.0; tokens * outputs];
+                let to = MatrixMut::row_major(&mut y, tokens, outputs).unwrap();
+                if transposed {
+                    nf4.matmul_transposed(from, x, to, &options).unwrap();
+                } else {
+                    nf4.matmul(from, x, to, &options).unwrap();
+                }
+                let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                assert!(bits(&y) == bits(&expected), "{tokens} tokens by {rows} x {columns}, transposed: {transposed}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        let nf4 = Nf4 { rows: 2, columns: 3 };
+        let weights =
+            Quantised { codes: &[0; 3][..], scales: &[0; 1][..], largest: &[0.0; 1][..], mean: &[0.0; 1][..] };
+        let x = [0.0; 4];
+        let x = |columns| Matrix::row_major(Values::F32(&x), 1, columns).unwrap();
+        let options = MatmulOptions::default();
+        fn to(values: &mut [f32]) -> MatrixMut<'_> {
+            let columns = values.len();
+            MatrixMut::row_major(values, 1, columns).unwrap()
+        }
+        assert!(nf4.matmul(weights, x(3), to(&mut [0.0; 2]), &options).is_ok());
+        assert!(nf4.matmul(weights, x(2), to(&mut [0.0; 2]), &options).is_err());
+        assert!(nf4.matmul(weights, x(3), to(&mut [0.0; 3]), &options).is_err());
+        assert!(nf4.matmul_transposed(weights, x(2), to(&mut [0.0; 3]), &options).is_ok());
+        assert!(nf4.matmul_transposed(weights, x(3), to(&mut [0.0; 3]), &options).is_err());
+        let short = Quantised { codes: &[0; 2][..], ..weights };
+        assert!(nf4.matmul(short, x(3), to(&mut [0.0; 2]), &options).is_err());
+    }
+}

@@ -54,8 +54,9 @@ impl Candidates {
     pub(super) fn offer(&mut self, scores: &[f32], first_row: i64) {
         const TOGETHER: usize = 16;
         for (block, scores) in scores.chunks(TOGETHER).enumerate() {
-            // Also true for scores that are not numbers. Without a branch for each, the comparisons become vectors.
-            let worth_a_look = scores.iter().fold(false, |any, &score| any | !(score < self.floor.score));
+            // Without a branch for each, the comparisons become vectors.
+            let floor = self.floor.score;
+            let worth_a_look = scores.iter().fold(false, |any, score| any | (*score >= floor) | score.is_nan());
             if worth_a_look {
                 let row = first_row + (block * TOGETHER) as i64;
                 scores.iter().zip(row..).for_each(|(&score, row)| self.offer_one(Scored { score, row }));

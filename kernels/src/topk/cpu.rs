@@ -217,9 +217,6 @@ fn rows_on<S: Simd, T: Stored>(
     let width = task.queries.width;
     let few = states.len() <= FEW;
     let block = if few { ROWS } else { BLOCK };
-    // What is read next: the next piece of the same rows, or the rows after them. The processor would notice too late that
-    // four places are read at once, a few lines of each.
-    let ahead = if few { if width > DEPTH { DEPTH } else { ROWS * width } } else { 0 };
     let mut scores = [[0.0_f32; BLOCK]; TOGETHER];
     let mut widened = [[[0.0_f32; LANES]; DEPTH / LANES]; ROWS];
     for first in rows.clone().step_by(block) {
@@ -230,6 +227,13 @@ fn rows_on<S: Simd, T: Stored>(
             scores.iter_mut().for_each(|scores| scores[..count].fill(0.0));
             for piece in pieces(width) {
                 let begin = number * TOGETHER;
+                // What is read next: the next piece of the same rows, or the first piece of the rows after them. The processor
+                // would notice too late that four places are read at once, a few lines of each.
+                let ahead = match (few, piece.end < width) {
+                    (false, _) => 0,
+                    (true, true) => DEPTH,
+                    (true, false) => ROWS * width - piece.start,
+                };
                 let queries = task.piece(&piece, begin..begin + states.len());
                 for row in (0..count).step_by(ROWS) {
                     // Where there are fewer rows the last is taken again, and what comes of it is left out.
