@@ -19,6 +19,8 @@
 //! # Ok::<(), gristmill_kernels::gemm::GemmError>(())
 //! ```
 //!
+//! Weights in four bits are multiplied by the same engines: [`Nf4::matmul`](crate::nf4::Nf4::matmul).
+//!
 //! # What results depend on
 //!
 //! The bits of an element depend on its row of the left matrix, its column of the right one, the precision and the engine.

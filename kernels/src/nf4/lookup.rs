@@ -190,7 +190,7 @@ mod x86 {
         #[inline(always)]
         fn transpose_pairs(self, rows: &[u16], pairs: usize, to: &mut [u16]) {
             assert!(
-                rows.len() >= 32 * pairs && to.len() >= 32 * pairs && pairs % 8 == 0,
+                rows.len() >= 32 * pairs && to.len() >= 32 * pairs && pairs.is_multiple_of(8),
                 "rows of pairs are too short"
             );
             let rows: *const u32 = rows.as_ptr().cast();

@@ -7,6 +7,8 @@
 //! matrix product for many, and a score has the same bits in both. A piece of four rows is widened to single precision once for
 //! [`TOGETHER`] queries, whose piece stays in the second cache.
 
+#![allow(clippy::needless_range_loop, reason = "counted loops over arrays of registers")]
+
 use super::best::{Best, Candidates};
 use super::stored::{Rows, Stored};
 use crate::launch::{ShapeError, expect_len, expect_rows};
