@@ -33,7 +33,7 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
             (7, 9, 3, 16),
             (300, 65, 1, 10),
             (131, 40, 27, 7),
-            (random.length(200), 1 + random.length(100), random.length(10), 1 + random.below(300)),
+            (random.length(150), 1 + random.length(80), random.length(5), 1 + random.below(70)),
         ] {
             all.push(Case::whole(dtypes, rows, width, queries, k, &mut random));
         }
@@ -43,11 +43,11 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
     }
     all.push(Case::real(f32, 140, 24, 130, 2, &mut random));
     // The most rows that are kept on a GPU, more rows than one range, and rows that get better and better.
-    all.push(Case::whole([f32; 2], 1500, 2, 1, 1024, &mut random));
+    all.push(Case::whole([f32; 2], 1100, 2, 1, 1024, &mut random));
     all.push(Case::rising(2100, 5, &mut random));
     // More queries than are multiplied at once, and a row number beyond 32 bits.
     let many = Case::whole([f32; 2], 2, 1, 515, 2, &mut random);
-    all.push(Case { first_row: 1 << 40, ..many });
+    all.push(Case { first_row: 1 << 40, tile: 2, ..many });
     all.push(special_values(&mut random));
     all.into_iter().map(|case| Box::new(case) as Box<dyn Problem>).collect()
 }
