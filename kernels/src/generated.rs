@@ -23,4 +23,4 @@ macro_rules! modules {
     };
 }
 
-pub(crate) const MODULES: &[Module] = modules!["adamw", "attention", "glu", "linear_ce", "norms", "outer", "pool", "rotary", "signs", "softmax"];
+pub(crate) const MODULES: &[Module] = modules!["adamw", "attention", "glu", "linear_ce", "nf4", "norms", "outer", "pool", "rotary", "signs", "softmax", "topk"];

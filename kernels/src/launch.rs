@@ -123,6 +123,13 @@ impl<'a, T: Element> Buffer<'a, T> {
     /// The address of the element `offset`, at most the length.
     pub(crate) const fn argument_at(&self, offset: usize) -> Argument {
         Argument::Address(self.address + (offset * size_of::<T>()) as u64)
+    /// `len` elements from `offset` on, or as many as there are.
+    #[must_use]
+    pub const fn part(&self, offset: usize, len: usize) -> Self {
+        let offset = if offset < self.len { offset } else { self.len };
+        let rest = self.len - offset;
+        let address = self.address + (offset * size_of::<T>()) as u64;
+        Self { address, len: if len < rest { len } else { rest }, life: PhantomData }
     }
 }
 

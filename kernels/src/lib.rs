@@ -19,12 +19,14 @@
 //! | [`attention`] | attention of packed documents without matrices of scores, forward and backward |
 //! | [`glu`] | SiLU and GELU, alone or as a gate, forward and backward |
 //! | [`linear_ce`] | a language model's head with its cross-entropy, forward and backward, without the logits |
+//! | [`nf4`] | weights in four bits: quantising, the way back, and products with them |
 //! | [`norms`] | RMSNorm and LayerNorm, forward and backward |
 //! | [`outer`] | sums of outer products over ragged segments: projected gradients of each document |
 //! | [`pool`] | one row for each document, rows of length 1 |
 //! | [`rotary`] | rotary position embedding, forward and backward |
 //! | [`signs`] | random signs for projection matrices, each from its place alone |
 //! | [`softmax`] | softmax over rows, forward and backward |
+//! | [`topk`] | the best rows of an index for each of many queries, tile after tile |
 //!
 //! # Promises
 //!
@@ -52,6 +54,7 @@ pub mod gpu;
 pub mod launch;
 pub mod linear_ce;
 mod math;
+pub mod nf4;
 pub mod norms;
 pub mod outer;
 pub mod pool;
@@ -60,4 +63,5 @@ pub mod scan;
 pub mod signs;
 mod simd;
 pub mod softmax;
+pub mod topk;
 pub mod workers;

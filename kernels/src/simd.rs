@@ -51,6 +51,11 @@ pub(crate) trait Simd: Copy {
         let [a, b, c, d, e, f, g, h] = lanes;
         ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
+    /// [`Self::sum`] of four vectors at once.
+    #[inline(always)]
+    fn sums(self, a: [Self::F; 4]) -> [f32; 4] {
+        a.map(|a| self.sum(a))
+    }
     /// The largest lane; not a number where a lane is not one.
     #[inline(always)]
     fn largest(self, a: Self::F) -> f32 {
@@ -241,6 +246,18 @@ mod x86 {
         #[inline(always)]
         fn min(self, a: Self::F, b: Self::F) -> Self::F {
             unsafe { _mm256_min_ps(a, b) }
+        }
+        #[inline(always)]
+        fn sums(self, a: [Self::F; 4]) -> [f32; 4] {
+            let mut sums = [0.0; 4];
+            unsafe {
+                let [a, b, c, d] = a.map(|a| _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a)));
+                let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+                let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+                let (even, odd) = (_mm_shuffle_ps::<0x88>(ab, cd), _mm_shuffle_ps::<0xdd>(ab, cd));
+                _mm_storeu_ps(sums.as_mut_ptr(), _mm_add_ps(even, odd));
+            }
+            sums
         }
         #[inline(always)]
         fn abs(self, a: Self::F) -> Self::F {

@@ -291,6 +291,7 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __frcp_rn(float a) { return 1.f / a; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __int_as_float(int x) { return gristmill_shim::from_bits<float>(gristmill_shim::to_bits(x)); }
 inline int __float_as_int(float x) { return gristmill_shim::from_bits<int>(gristmill_shim::to_bits(x)); }
 inline float __uint_as_float(unsigned x) { return gristmill_shim::from_bits<float>(gristmill_shim::to_bits(x)); }

@@ -188,6 +188,18 @@ impl<'a> AnyBuffer<'a> {
         Ok(unsafe { BufferMut::new(self.address, self.len) })
     }
 
+    /// The first `len` elements to be written as elements of type T, or as many as there are: a workspace that is larger than one
+    /// launch needs.
+    ///
+    /// # Errors
+    /// It is of another type.
+    #[allow(unsafe_code, reason = "hands on the promise")]
+    pub fn write_part<T: Element>(&self, len: usize) -> Result<BufferMut<'a, T>, ShapeError> {
+        self.expect::<T>()?;
+        // SAFETY: whoever made this promised it for more elements, and the type is the same.
+        Ok(unsafe { BufferMut::new(self.address, len.min(self.len)) })
+    }
+
     fn expect<T: Element>(&self) -> Result<(), ShapeError> {
         if self.dtype == T::DTYPE {
             return Ok(());

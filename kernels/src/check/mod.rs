@@ -45,12 +45,14 @@ pub const fn families() -> &'static [Family] {
         crate::attention::FAMILY,
         crate::glu::FAMILY,
         crate::linear_ce::FAMILY,
+        crate::nf4::FAMILY,
         crate::norms::FAMILY,
         crate::outer::FAMILY,
         crate::pool::FAMILY,
         crate::rotary::FAMILY,
         crate::signs::FAMILY,
         crate::softmax::FAMILY,
+        crate::topk::FAMILY,
     ]
 }
 

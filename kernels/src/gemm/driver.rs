@@ -129,7 +129,35 @@ pub(super) enum Right<'a, R> {
         stride: usize,
     },
     /// A k × n matrix, packed a block at a time.
-    Plain(Matrix<'a>),
+    Plain(&'a (dyn Source<R> + Sync)),
+}
+
+/// A right operand of which blocks can be packed.
+pub(super) trait Source<R> {
+    /// How many columns of a block of k are packed at a time, a multiple of [`PANEL`].
+    fn columns_together(&self) -> usize;
+
+    /// Whether packing takes so long that no two threads should pack the same.
+    fn is_costly(&self) -> bool;
+
+    /// Packs the columns `columns` and the values `depth` of k into panels. `out` has [`panel_len`] elements for each panel, and
+    /// padding is to be zero.
+    fn pack(&self, depth: Range<usize>, columns: Range<usize>, out: &mut [R]);
+}
+
+impl<R: WeightElement> Source<R> for Matrix<'_> {
+    fn columns_together(&self) -> usize {
+        COLUMNS
+    }
+
+    fn is_costly(&self) -> bool {
+        false
+    }
+
+    fn pack(&self, depth: Range<usize>, columns: Range<usize>, out: &mut [R]) {
+        out.fill(R::ZERO);
+        pack_right(*self, depth, columns, out);
+    }
 }
 
 /// Computes left · right, m × k times k × n, into `out`, m × n. The shapes agree; the caller has checked them.
@@ -170,7 +198,8 @@ pub(super) unsafe fn multiply<K: Kernel>(
     let worth = (m.saturating_mul(n).saturating_mul(k) / WORTH_A_THREAD).max(1);
     let threads = job.threads.clamp(1, worth);
     // Rows are divided if each thread gets several chunks, since then every thread packs only its own; panels otherwise.
-    let parts: Vec<(Range<usize>, Range<usize>)> = if m >= threads * K::ROWS * 4 {
+    let costly = matches!(right, Right::Plain(source) if source.is_costly());
+    let parts: Vec<(Range<usize>, Range<usize>)> = if m >= threads * K::ROWS * 4 && !costly {
         spread(m, threads).map(|rows| (rows, 0..panels(n))).collect()
     } else {
         spread(panels(n), threads).map(|panels| (0..m, panels)).collect()
@@ -382,17 +411,19 @@ impl<R: WeightElement> Work<'_, R> {
     /// As for [`multiply`]; no other thread may use these rows and panels of the result.
     unsafe fn plain<K: Kernel<Right = R>>(&self, rows: Range<usize>, panels: Range<usize>) {
         let Right::Plain(right) = self.right else { return };
-        for panels in split(panels, COLUMNS / PANEL) {
+        let together = right.columns_together() / PANEL;
+        let mut memory = Buffer::zeroed(panel_len::<R>(self.depth.min(K::DEPTH)) * together.min(panels.len()));
+        for panels in split(panels, together) {
             for k in (0..self.depth).step_by(K::DEPTH) {
                 let depth = k..self.depth.min(k + K::DEPTH);
                 let stride = panel_len::<R>(depth.len());
-                let mut packed = Buffer::zeroed(stride * panels.len());
+                let packed = &mut memory.as_mut_slice()[..stride * panels.len()];
                 let columns = panels.start * PANEL..self.columns.min(panels.end * PANEL);
-                pack_right(right, depth.clone(), columns, packed.as_mut_slice());
+                right.pack(depth.clone(), columns, packed);
                 for rows in split(rows.clone(), K::BLOCK_ROWS) {
                     let chunks: Vec<Chunk> = chunks(rows, K::ROWS, K::ROW_UNIT).collect();
                     let rows = Rows::new::<K>(self.left, &chunks, depth.clone());
-                    let columns = Columns { panels: panels.clone(), packed: packed.as_slice(), stride };
+                    let columns = Columns { panels: panels.clone(), packed, stride };
                     // SAFETY: as for this function.
                     unsafe { self.block::<K>(&rows, &columns, k) };
                 }

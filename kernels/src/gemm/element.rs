@@ -138,7 +138,7 @@ impl WeightElement for Bf16 {
 
 /// Rounds to the nearest bf16, ties to even; NaN stays NaN.
 #[inline(always)]
-pub(super) fn round_to_bf16(value: f32) -> u16 {
+pub(crate) fn round_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
     // A NaN whose payload is in the lower half alone would become infinite, or overflow into another number.

@@ -19,6 +19,8 @@
 //! # Ok::<(), gristmill_kernels::gemm::GemmError>(())
 //! ```
 //!
+//! Weights in four bits are multiplied by the same engines: [`Nf4::matmul`](crate::nf4::Nf4::matmul).
+//!
 //! # What results depend on
 //!
 //! The bits of an element depend on its row of the left matrix, its column of the right one, the precision and the engine.
@@ -54,6 +56,7 @@ mod engine;
 mod matrix;
 mod pack;
 mod portable;
+mod unpack;
 
 #[cfg(test)]
 mod pieces_tests;
@@ -61,10 +64,13 @@ mod pieces_tests;
 mod tests;
 
 use driver::{Job, Pieces, Right};
+use driver::{Job, Right};
+pub(crate) use element::round_to_bf16;
 use element::{Bf16, Buffer, WeightElement};
 pub use engine::Engine;
 pub use matrix::{Layout, Matrix, MatrixMut, Values};
 use pack::{pack_right, panel_len, panels};
+pub(crate) use unpack::{Unpack, multiply_unpacked};
 
 /// What operands are rounded to before they are multiplied. Sums are f32 always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -375,8 +381,8 @@ pub fn gemm(a: Matrix<'_>, b: Matrix<'_>, mut c: MatrixMut<'_>, options: &GemmOp
     let engine = Engine::choose(options.engine, options.precision)?;
     let job = Job { bias: None, accumulate: options.accumulate, threads: options.threads };
     match options.precision {
-        Precision::F32 => engine.multiply_f32(a, Right::Plain(b), &mut c, job),
-        Precision::Bf16 => engine.multiply_bf16(a, Right::Plain(b), &mut c, job),
+        Precision::F32 => engine.multiply_f32(a, Right::Plain(&b), &mut c, job),
+        Precision::Bf16 => engine.multiply_bf16(a, Right::Plain(&b), &mut c, job),
     }
     Ok(())
 }

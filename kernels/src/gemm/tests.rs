@@ -106,7 +106,7 @@ impl Subject {
                         Right::Packed { panels: panels.as_slice(), stride: panel_len::<f32>(left.layout().columns) }
                     }
                     Weights::Packed(_) => panic!("weights packed in another precision"),
-                    Weights::Plain(right) => Right::Plain(right),
+                    Weights::Plain(ref right) => Right::Plain(right),
                 };
                 // SAFETY: emulated micro-kernels need no features.
                 unsafe {
@@ -123,7 +123,7 @@ impl Subject {
                         Right::Packed { panels: panels.as_slice(), stride: panel_len::<Bf16>(left.layout().columns) }
                     }
                     Weights::Packed(_) => panic!("weights packed in another precision"),
-                    Weights::Plain(right) => Right::Plain(right),
+                    Weights::Plain(ref right) => Right::Plain(right),
                 };
                 // SAFETY: as above.
                 unsafe {
