@@ -46,6 +46,7 @@ pub const fn families() -> &'static [Family] {
         crate::norms::FAMILY,
         crate::pool::FAMILY,
         crate::rotary::FAMILY,
+        crate::scan::FAMILY,
         crate::softmax::FAMILY,
     ]
 }

@@ -43,11 +43,16 @@
 //! many documents in order to reuse its buffers and give all results at once.
 
 mod boundary;
+mod cases;
+mod cpu;
 mod dense;
 mod filter;
+mod launch;
 mod pace;
 mod prefetch;
 mod rarity;
+mod table;
+mod texts;
 mod verify;
 
 #[cfg(test)]
@@ -59,6 +64,10 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 pub use boundary::CharClass;
+pub(crate) use cases::FAMILY;
+pub use table::Table;
+pub use texts::{Occurrences, Offset, Texts};
+
 use dense::{Dense, Notes};
 use filter::{BLOCK, Backend, CASE, Filter, OVERHANG};
 use pace::{Pace, Plan};
@@ -95,6 +104,12 @@ pub enum ScanError {
     /// A pattern is longer than 2³¹ bytes, or there are more than 2³¹ of them.
     #[error("pattern {pattern}: at most 2^31 patterns of at most 2^31 bytes are supported")]
     TooLarge {
+        /// Its number, from 0.
+        pattern: usize,
+    },
+    /// A pattern is too long for the tables of a GPU, or it and those before it are.
+    #[error("pattern {pattern}: the tables of a GPU hold patterns of less than 2^24 bytes, 2^32 together")]
+    TooLargeForTable {
         /// Its number, from 0.
         pattern: usize,
     },
@@ -562,7 +577,8 @@ impl Windows {
                 }
                 _ => {
                     for parity in [0, 1] {
-                        let offset = rarest_window(bytes, parity, &used);
+                        let windows = bytes.len().min(WINDOW_OFFSETS) - 3;
+                        let offset = rarest_window(bytes, (parity..windows).step_by(2), &used);
                         let window = load_four(bytes, offset);
                         filter.add_four(window);
                         used.insert(window | CASE);
@@ -591,17 +607,18 @@ impl Windows {
     }
 }
 
-/// Offset of the window of four bytes to look for, among the offsets of one parity.
-fn rarest_window(bytes: &[u8], parity: usize, used: &HashSet<u32>) -> usize {
-    let mut best = (0, parity);
-    for (offset, window) in bytes[..bytes.len().min(WINDOW_OFFSETS)].windows(4).enumerate().skip(parity).step_by(2) {
-        let reuse = if used.contains(&(load_four(window, 0) | CASE)) { rarity::REUSE } else { 0 };
-        let worth = rarity::rarity(window) + reuse;
-        if worth > best.0 {
-            best = (worth, offset);
+/// The best of the offsets for the window of four bytes that a pattern is looked for by; 0 if there is none to choose from.
+fn rarest_window(bytes: &[u8], offsets: impl Iterator<Item = usize>, used: &HashSet<u32>) -> usize {
+    let mut best = None;
+    for offset in offsets {
+        let window = load_four(bytes, offset);
+        let reuse = if used.contains(&(window | CASE)) { rarity::REUSE } else { 0 };
+        let worth = rarity::rarity(&window.to_le_bytes()) + reuse;
+        if best.is_none_or(|(most, _)| worth > most) {
+            best = Some((worth, offset));
         }
     }
-    best.1
+    best.map_or(0, |(_, offset)| offset)
 }
 
 /// Logarithm of the size of the filter. Lookups depend on nothing before them, so that waiting for the second cache costs
