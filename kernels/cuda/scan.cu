@@ -16,7 +16,6 @@ using u8 = unsigned char;
 
 // Bytes of a tile and of a strip, and tiles that a block has at a time.
 constexpr int TILE = 2048, STRIP = TILE / WARP, TILES = 8;
-constexpr int WORDS = STRIP / 4;
 // Bit 5 of each byte, which tells upper from lower case.
 constexpr u32 CASE = 0x20202020u;
 // Odd multipliers, for places and for bits in them.
@@ -40,21 +39,18 @@ struct Table {
 template <class T> struct Texts {
   const u8 *values;
   const T *offsets;
-  // Texts; bytes of `values`; where the first text begins and the last one ends.
-  i64 count, bytes, first, last;
-};
-
-// Which texts a tile has bytes of.
-struct Span {
-  i64 low, high;
+  // For each tile, and for the one behind the last, the text that has its first byte.
+  const u32 *map;
+  // Bytes of `values`; tiles; where the first text begins and the last one ends.
+  i64 bytes, tiles, first, last;
 };
 
 // Offsets that point outside of the values are moved to their ends.
-template <class T> __device__ __forceinline__ Texts<T> texts_of(const u8 *values, i64 bytes, const T *offsets, i64 count) {
+template <class T> __device__ __forceinline__ Texts<T> texts_of(const u8 *values, i64 bytes, const T *offsets, i64 count, const u32 *map, i64 tiles) {
   i64 first = offsets[0], last = offsets[count];
   first = first < 0 ? 0 : first > bytes ? bytes : first;
   last = last < first ? first : last > bytes ? bytes : last;
-  return {values, offsets, count, bytes, first, last};
+  return {values, offsets, map, bytes, tiles, first, last};
 }
 
 // Tiles begin where an access to 16 bytes may: so many bytes before the values.
@@ -68,9 +64,9 @@ __device__ __forceinline__ int lowest(u64 marks) {
 __device__ __forceinline__ u32 lower(u32 byte) { return byte - 'A' < 26u ? byte | 32u : byte; }
 
 // The last text that begins at or before the position, which is the one that has it. Of texts without bytes none has it.
-template <class T> __device__ __forceinline__ i64 text_at(const T *offsets, i64 low, i64 high, i64 position) {
+template <class T> __device__ __forceinline__ u32 text_at(const T *offsets, u32 low, u32 high, i64 position) {
   while (low < high) {
-    const i64 middle = (low + high + 1) >> 1;
+    const u32 middle = (low + high + 1) >> 1;
     if (offsets[middle] <= position) low = middle;
     else high = middle - 1;
   }
@@ -120,7 +116,7 @@ template <class T> __device__ __forceinline__ bool isolated(const u32 *members, 
 
 // Hands the patterns to `sink` that are known by the `width` bytes at a position.
 template <class T, class Sink>
-__device__ __forceinline__ void look_up(const Table &table, const Texts<T> &texts, Span span, i64 position, int width, Sink &sink) {
+__device__ __forceinline__ void look_up(const Table &table, const Texts<T> &texts, i64 tile, i64 position, int width, Sink &sink) {
   if (position + width > texts.last) return;
   u32 key = 0, hashed = 0;
   for (int i = 0; i < width; ++i) {
@@ -140,12 +136,13 @@ __device__ __forceinline__ void look_up(const Table &table, const Texts<T> &text
     if (start < texts.first || end > texts.last) continue;
     const u8 *const bytes = table.bytes + entry[2];
     bool same = true;
+#pragma unroll 1
     for (int i = 0; i < length && same; ++i) {
       const u32 byte = texts.values[start + i];
       same = (table.fold ? lower(byte) : byte) == bytes[i];
     }
     if (!same) continue;
-    const i64 text = text_at(texts.offsets, span.low, span.high, position);
+    const u32 text = text_at(texts.offsets, texts.map[tile], texts.map[tile + 1], position);
     const i64 low = texts.offsets[text], high = texts.offsets[text + 1];
     if (start < low || end > high) continue;
     if (table.members && !isolated(table.members, texts, low, start, end, high)) continue;
@@ -153,74 +150,77 @@ __device__ __forceinline__ void look_up(const Table &table, const Texts<T> &text
   }
 }
 
-// The bytes of a strip and four more, zeros outside of the values, with bit 5 set in all of them.
-__device__ __forceinline__ void load_strip(const u8 *values, i64 bytes, i64 start, u32 (&words)[WORDS + 1]) {
-  if (start >= 0 && start + STRIP + 4 <= bytes) {
-#pragma unroll
-    for (int i = 0; i < WORDS; i += 4) {
-      const uint4 four = *reinterpret_cast<const uint4 *>(values + start + 4 * i);
-      words[i] = four.x | CASE;
-      words[i + 1] = four.y | CASE;
-      words[i + 2] = four.z | CASE;
-      words[i + 3] = four.w | CASE;
-    }
-    words[WORDS] = *reinterpret_cast<const u32 *>(values + start + STRIP) | CASE;
-  } else {
-#pragma unroll
-    for (int i = 0; i <= WORDS; ++i) {
-      u32 word = 0;
-      for (int j = 0; j < 4; ++j) {
-        const i64 at = start + 4 * i + j;
-        if (at >= 0 && at < bytes) word |= static_cast<u32>(values[at]) << (8 * j);
-      }
-      words[i] = word | CASE;
-    }
+// Sixteen bytes, zeros outside of the values, with bit 5 set in all of them.
+__device__ __forceinline__ uint4 load_sixteen(const u8 *values, i64 bytes, i64 start) {
+  if (start >= 0 && start + 16 <= bytes) {
+    const uint4 words = *reinterpret_cast<const uint4 *>(values + start);
+    return make_uint4(words.x | CASE, words.y | CASE, words.z | CASE, words.w | CASE);
   }
+  uint4 words = make_uint4(CASE, CASE, CASE, CASE);
+#pragma unroll 1
+  for (int i = 15; i >= 0; --i) {
+    const u32 byte = start + i >= 0 && start + i < bytes ? values[start + i] | 32u : 32u;
+    words.w = words.w << 8 | words.z >> 24;
+    words.z = words.z << 8 | words.y >> 24;
+    words.y = words.y << 8 | words.x >> 24;
+    words.x = words.x << 8 | byte;
+  }
+  return words;
 }
 
-// Positions of a strip at which a pattern may be known: by a window of three or four bytes, and by one or two bytes.
-struct Marks {
-  u64 windows, pairs;
-};
-
-__device__ __forceinline__ Marks ask(const u32 (&words)[WORDS + 1], SharedPtr<u32> filter, int filter_bits, bool pairs) {
-  Marks marks = {0, 0};
-  const int shift = 32 - filter_bits;
-  const SharedPtr<u32> table = filter + (1 << filter_bits);
-#pragma unroll
-  for (int i = 0; i < WORDS; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const u32 window = j == 0 ? words[i] : words[i] >> (8 * j) | words[i + 1] << (32 - 8 * j);
-      // Three bytes choose the word, all four two bits of it: a window of three bytes has all bits.
-      const u32 word = filter[(window * (HASH << 8)) >> shift];
-      const u32 bits = window * BITS;
-      marks.windows |= static_cast<u64>(word >> (bits >> 27) & word >> (bits >> 22 & 31u) & 1u) << (4 * i + j);
-      if (pairs) marks.pairs |= static_cast<u64>(table[window >> 5 & 2047u] >> (window & 31u) & 1u) << (4 * i + j);
-    }
-  }
-  return marks;
+// The four bytes at a position among sixteen, or where the last of them are in the sixteen behind.
+__device__ __forceinline__ u32 window_at(const u32 (&words)[5], int at) {
+  const int within = 8 * (at % 4);
+  return within == 0 ? words[at / 4] : words[at / 4] >> within | words[at / 4 + 1] << (32 - within);
 }
 
 // Goes through the strip that the lane has in a tile.
 template <class T, class Sink>
-__device__ __forceinline__ void walk(const Table &table, const Texts<T> &texts, const u32 *map, SharedPtr<u32> filter, i64 tile, Sink &sink) {
+__device__ __forceinline__ void walk(const Table &table, const Texts<T> &texts, SharedPtr<u32> filter, i64 tile, Sink &sink) {
   const i64 start = tile * TILE + static_cast<i64>(threadIdx.x % WARP) * STRIP - skew_of(texts.values);
   if (start + STRIP <= texts.first || start >= texts.last) return;
-  const Span span = {map[tile], map[tile + 1]};
-  if (sink.has_enough(span)) return;
-  u32 words[WORDS + 1];
-  load_strip(texts.values, texts.bytes, start, words);
-  Marks marks = ask(words, filter, table.filter_bits, (table.widths & SHORT) != 0);
+  if (sink.has_enough(texts.map + tile)) return;
+
+  // Positions at which a pattern may be known: by a window of three or four bytes, and by one or two bytes.
+  u64 windows = 0, pairs = 0;
+  const int shift = 32 - table.filter_bits;
+  const SharedPtr<u32> table_of_pairs = filter + (1 << table.filter_bits);
+  // The next sixteen bytes are asked for before those at hand are looked at.
+  uint4 ahead = load_sixteen(texts.values, texts.bytes, start);
+#pragma unroll 1
+  for (int done = 0; done < STRIP; done += 16) {
+    const uint4 now = ahead;
+    ahead = load_sixteen(texts.values, texts.bytes, start + done + 16);
+    const u32 words[5] = {now.x, now.y, now.z, now.w, ahead.x};
+    u32 marks = 0;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const u32 window = window_at(words, i);
+      // Three bytes choose the word, all four two bits of it: a window of three bytes has all bits.
+      const u32 word = filter[(window * (HASH << 8)) >> shift], bits = window * BITS;
+      marks |= (word >> (bits >> 27) & word >> (bits >> 22 & 31u) & 1u) << i;
+    }
+    windows |= static_cast<u64>(marks) << done;
+    if (!(table.widths & SHORT)) continue;
+    marks = 0;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const u32 pair = window_at(words, i);
+      marks |= (table_of_pairs[pair >> 5 & 2047u] >> (pair & 31u) & 1u) << i;
+    }
+    pairs |= static_cast<u64>(marks) << done;
+  }
+
   u64 inside = ~0ull;
   if (start < texts.first) inside <<= texts.first - start;
   if (texts.last - start < STRIP) inside &= (1ull << (texts.last - start)) - 1ull;
-  for (u64 left = (marks.windows | marks.pairs) & inside; left; left &= left - 1) {
+#pragma unroll 1
+  for (u64 left = (windows | pairs) & inside; left; left &= left - 1) {
     const int at = lowest(left);
-    const int widths = table.widths & ((marks.windows >> at & 1 ? LONG : 0) | (marks.pairs >> at & 1 ? SHORT : 0));
+    const int widths = table.widths & ((windows >> at & 1 ? LONG : 0) | (pairs >> at & 1 ? SHORT : 0));
 #pragma unroll 1
     for (int width = WINDOW; width > 0; --width)
-      if (widths >> width & 1) look_up(table, texts, span, start + at, width, sink);
+      if (widths >> width & 1) look_up(table, texts, tile, start + at, width, sink);
   }
 }
 
@@ -234,15 +234,16 @@ __device__ __forceinline__ void load_filter(const u32 *words, int count, SharedP
 // are filled from the first one on. Which patterns come first is chance; how many there are is not.
 struct Distinct {
   u32 *slots;
-  i64 limit;
+  u32 limit;
 
   // A tile that lies in one text need not be looked at once the text has all it can have.
-  __device__ __forceinline__ bool has_enough(Span span) const {
-    return span.low == span.high && *static_cast<volatile u32 *>(slots + (span.low + 1) * limit - 1) != EMPTY;
+  __device__ __forceinline__ bool has_enough(const u32 *map) const {
+    const u32 text = map[0];
+    return text == map[1] && *static_cast<volatile u32 *>(slots + (text + 1ll) * limit - 1) != EMPTY;
   }
-  __device__ __forceinline__ void found(i64 text, u32 pattern, i64, int) const {
-    u32 *const own = slots + text * limit;
-    for (i64 i = 0; i < limit; ++i) {
+  __device__ __forceinline__ void found(u32 text, u32 pattern, i64, int) const {
+    u32 *const own = slots + static_cast<i64>(text) * limit;
+    for (u32 i = 0; i < limit; ++i) {
       // What is read may be old, but a slot that was filled stays as it is.
       u32 there = *static_cast<volatile u32 *>(own + i);
       if (there == EMPTY) there = atomicCAS(own + i, EMPTY, pattern);
@@ -254,20 +255,21 @@ struct Distinct {
 struct Count {
   u32 count;
 
-  __device__ __forceinline__ bool has_enough(Span) const { return false; }
-  __device__ __forceinline__ void found(i64, u32, i64, int) { ++count; }
+  __device__ __forceinline__ bool has_enough(const u32 *) const { return false; }
+  __device__ __forceinline__ void found(u32, u32, i64, int) { ++count; }
 };
 
-// Occurrences in the order of their windows, each as the window's position and as pattern << 32 | offset of the window.
+// Occurrences of a tile in the order of their windows, each as the window's position and as pattern << 32 | offset of the window.
+// What there is no room for is only counted.
 struct Write {
   i64 *found_at;
-  i64 place, capacity;
+  u32 place, room;
 
-  __device__ __forceinline__ bool has_enough(Span) const { return false; }
-  __device__ __forceinline__ void found(i64, u32 pattern, i64 position, int offset) {
-    if (place < capacity) {
-      found_at[2 * place] = position;
-      found_at[2 * place + 1] = static_cast<i64>(pattern) << 32 | offset;
+  __device__ __forceinline__ bool has_enough(const u32 *) const { return false; }
+  __device__ __forceinline__ void found(u32, u32 pattern, i64 position, int offset) {
+    if (place < room) {
+      found_at[2ll * place] = position;
+      found_at[2ll * place + 1] = static_cast<i64>(pattern) << 32 | offset;
     }
     ++place;
   }
@@ -298,6 +300,41 @@ template <class V> __device__ __forceinline__ V sum_before(V value) {
   return sum - value;
 }
 
+// The tiles of a block: each warp has one, and then one so many further on.
+__device__ __forceinline__ i64 first_tile() { return static_cast<i64>(blockIdx.x) * TILES + threadIdx.x / WARP; }
+__device__ __forceinline__ i64 tiles_on() { return static_cast<i64>(gridDim.x) * TILES; }
+
+template <class T> __device__ __forceinline__ void count_distinct(const Table &table, const Texts<T> &texts, SharedPtr<u32> filter, Distinct sink) {
+  for (i64 tile = first_tile(); tile < texts.tiles; tile += tiles_on()) walk(table, texts, filter, tile, sink);
+}
+
+template <class T> __device__ __forceinline__ void count_all(const Table &table, const Texts<T> &texts, SharedPtr<u32> filter, i64 *counts) {
+  for (i64 tile = first_tile(); tile < texts.tiles; tile += tiles_on()) {
+    Count sink = {0};
+    walk(table, texts, filter, tile, sink);
+    u32 sum = sink.count;
+#pragma unroll
+    for (int offset = WARP / 2; offset > 0; offset >>= 1) sum += __shfl_xor_sync(FULL_MASK, sum, offset);
+    if (threadIdx.x % WARP == 0) counts[tile] = sum;
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void write_all(const Table &table, const Texts<T> &texts, SharedPtr<u32> filter, const i64 *places, i64 *found_at, i64 capacity) {
+  for (i64 tile = first_tile(); tile < texts.tiles; tile += tiles_on()) {
+    const i64 place = places[tile];
+    if (place == places[tile + 1] || place >= capacity) continue;
+    // How many there are before those of this lane is known only when all lanes have counted.
+    Write sink = {found_at + 2 * place, 0, 0};
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) {
+      walk(table, texts, filter, tile, sink);
+      sink.place = sum_before(sink.place);
+      sink.room = static_cast<u32>(capacity - place < FULL_MASK ? capacity - place : FULL_MASK);
+    }
+  }
+}
+
 // Puts occurrences in order of texts, starts and patterns. They are in the order of their windows, and no window begins more than
 // `reach` bytes behind its pattern, so only those nearby can have to change places: each counts them, and knows its place.
 template <class T>
@@ -316,8 +353,8 @@ __device__ __forceinline__ void order(const u8 *values, const T *offsets, const 
     if (begin < start || (begin == start && other >> 32 < code >> 32)) ++place;
   }
   const i64 tile = (window + skew_of(values)) / TILE;
-  const i64 text = text_at(offsets, map[tile], map[tile + 1], window);
-  documents[place] = static_cast<u32>(text);
+  const u32 text = text_at(offsets, map[tile], map[tile + 1], window);
+  documents[place] = text;
   patterns[place] = static_cast<u32>(code >> 32);
   starts[place] = start - offsets[text];
 }
@@ -333,10 +370,10 @@ KERNEL(256, scan_fill, u32 *to, i64 count, u32 value) {
 }
 
 // Leaves the slots as they were before.
-KERNEL(256, scan_tally, u32 *slots, u32 *distinct, i64 count, i64 limit) {
+KERNEL(256, scan_tally, u32 *slots, u32 *distinct, i64 count, u32 limit) {
   const i64 text = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (text >= count) return;
-  u32 *const own = slots + text * limit;
+  u32 *const own = slots + text * static_cast<i64>(limit);
   u32 filled = 0;
   while (filled < limit && own[filled] != EMPTY) own[filled++] = EMPTY;
   distinct[text] = filled;
@@ -383,51 +420,31 @@ KERNEL(256, scan_places, i64 *counts, const i64 *sums, i64 *total, i64 count) {
 }
 
 #define PARAMETERS(T)                                                                                                            \
-  const u32 *words, int filter_bits, int head_bits, int widths, int fold, i64 entries, i64 heads, i64 bytes, i64 members,        \
-      const u8 *values, i64 length, const T *offsets, i64 count, const u32 *map, i64 tiles
+  const u32 *words, int filter_bits, const u32 *entries, const u32 *heads, int head_bits, const u8 *bytes, const u32 *members,   \
+      int widths, int fold, const u8 *values, i64 length, const T *offsets, i64 count, const u32 *map, i64 tiles
 
 #define BEGIN(T)                                                                                                                 \
   DYNAMIC_SHARED(u32, filter);                                                                                                   \
-  const Table table = {words + entries, words + heads, members ? words + members : nullptr,                                      \
-                       reinterpret_cast<const u8 *>(words + bytes), filter_bits, head_bits, widths, fold != 0};                  \
-  const Texts<T> texts = texts_of(values, length, offsets, count);                                                               \
-  load_filter(words, (1 << filter_bits) + ((widths & SHORT) ? PAIRS : 0), filter);                                                   \
-  const i64 step = static_cast<i64>(gridDim.x) * TILES
+  const Table table = {entries, heads, members, bytes, filter_bits, head_bits, widths, fold != 0};                               \
+  const Texts<T> texts = texts_of(values, length, offsets, count, map, tiles);                                                   \
+  load_filter(words, (1 << filter_bits) + ((widths & SHORT) ? PAIRS : 0), filter)
 
 #define SCAN(suffix, T)                                                                                                          \
-  /* For each tile, and for the one behind the last, the text that has its first byte. */                                        \
   KERNEL(256, scan_map_##suffix, const u8 *values, const T *offsets, i64 count, u32 *map, i64 tiles) {                           \
     const i64 tile = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;                                                    \
-    if (tile > tiles) return;                                                                                                    \
-    map[tile] = static_cast<u32>(text_at(offsets, 0, count - 1, tile * TILE - skew_of(values)));                                 \
+    if (tile <= tiles) map[tile] = text_at(offsets, 0u, static_cast<u32>(count - 1), tile * TILE - skew_of(values));              \
   }                                                                                                                              \
-  KERNEL(256, scan_distinct_##suffix, PARAMETERS(T), u32 *slots, i64 limit) {                                                    \
+  KERNEL_BLOCKS(256, 5, scan_distinct_##suffix, PARAMETERS(T), u32 *slots, u32 limit) {                                          \
     BEGIN(T);                                                                                                                    \
-    Distinct sink = {slots, limit};                                                                                              \
-    for (i64 tile = static_cast<i64>(blockIdx.x) * TILES + threadIdx.x / WARP; tile < tiles; tile += step)                       \
-      walk(table, texts, map, filter, tile, sink);                                                                               \
+    count_distinct(table, texts, filter, {slots, limit});                                                                        \
   }                                                                                                                              \
-  KERNEL(256, scan_count_##suffix, PARAMETERS(T), i64 *counts) {                                                                 \
+  KERNEL_BLOCKS(256, 5, scan_count_##suffix, PARAMETERS(T), i64 *counts) {                                                       \
     BEGIN(T);                                                                                                                    \
-    for (i64 tile = static_cast<i64>(blockIdx.x) * TILES + threadIdx.x / WARP; tile < tiles; tile += step) {                     \
-      Count sink = {0};                                                                                                          \
-      walk(table, texts, map, filter, tile, sink);                                                                               \
-      u32 sum = sink.count;                                                                                                      \
-      for (int offset = WARP / 2; offset > 0; offset >>= 1) sum += __shfl_xor_sync(FULL_MASK, sum, offset);                      \
-      if (threadIdx.x % WARP == 0) counts[tile] = sum;                                                                           \
-    }                                                                                                                            \
+    count_all(table, texts, filter, counts);                                                                                     \
   }                                                                                                                              \
-  KERNEL(256, scan_write_##suffix, PARAMETERS(T), const i64 *places, i64 *found_at, i64 capacity) {                              \
+  KERNEL_BLOCKS(256, 5, scan_write_##suffix, PARAMETERS(T), const i64 *places, i64 *found_at, i64 capacity) {                    \
     BEGIN(T);                                                                                                                    \
-    for (i64 tile = static_cast<i64>(blockIdx.x) * TILES + threadIdx.x / WARP; tile < tiles; tile += step) {                     \
-      const i64 place = places[tile];                                                                                            \
-      if (place == places[tile + 1] || place >= capacity) continue;                                                              \
-      /* How many there are before those of this lane is known only when all lanes have counted. */                              \
-      Count counted = {0};                                                                                                       \
-      walk(table, texts, map, filter, tile, counted);                                                                            \
-      Write sink = {found_at, place + sum_before(counted.count), capacity};                                                      \
-      if (counted.count) walk(table, texts, map, filter, tile, sink);                                                            \
-    }                                                                                                                            \
+    write_all(table, texts, filter, places, found_at, capacity);                                                                 \
   }                                                                                                                              \
   KERNEL(256, scan_order_##suffix, const u8 *values, const T *offsets, const u32 *map, const i64 *found_at, const i64 *total,    \
          u32 *documents, u32 *patterns, i64 *starts, i64 capacity, int reach) {                                                  \

@@ -46,7 +46,7 @@ impl Table {
             return Ok(Vec::new());
         }
         let slots = workspace.argument_at(tiles(texts.values.len()) + 1);
-        let per_text = Argument::I64(to_i64("limit", self.slots(limit))?);
+        let per_text = Argument::U32(self.slots(limit) as u32);
         let pass = Pass::new(self, table, texts, count, workspace.argument())?;
         Ok(vec![
             fill(slots, count * self.slots(limit), u32::MAX)?,
@@ -174,28 +174,27 @@ impl<'a, O: Offset> Pass<'a, O> {
     ) -> Result<Self, ShapeError> {
         // Texts are numbers of 31 bits.
         to_i32("texts", count)?;
-        let place = |name, place: usize| to_i64(name, place).map(Argument::I64);
         let tiles = tiles(texts.values.len());
         let pairs = if table.widths & 0b110 != 0 { PAIRS } else { 0 };
         Ok(Self {
             grid: [tiles.div_ceil(TILES).min(BLOCKS) as u32, 1, 1],
             shared_bytes: (4 * ((1 << table.filter_bits) + pairs)) as u32,
             values: texts.values.argument(),
-            length: place("values", texts.values.len())?,
-            count: place("texts", count)?,
+            length: Argument::I64(to_i64("values", texts.values.len())?),
+            count: Argument::I64(to_i64("texts", count)?),
             map,
             tiles,
             offsets: texts.offsets,
             table: vec![
                 words.argument(),
                 Argument::I32(table.filter_bits.cast_signed()),
+                words.skip(table.entries).argument(),
+                words.skip(table.heads).argument(),
                 Argument::I32(table.head_bits.cast_signed()),
+                words.skip(table.bytes).argument(),
+                table.members.map_or(Argument::Address(0), |members| words.skip(members).argument()),
                 Argument::I32(table.widths.cast_signed()),
                 Argument::I32(i32::from(table.fold)),
-                place("table", table.entries)?,
-                place("table", table.heads)?,
-                place("table", table.bytes)?,
-                place("table", table.members)?,
             ],
         })
     }

@@ -52,11 +52,11 @@ pub struct Table {
     pub(super) patterns: usize,
     /// No window begins further behind the beginning of its pattern.
     pub(super) reach: usize,
-    /// Where the tables begin, in words; the members at 0 if there are none.
+    /// Where the tables begin, in words.
     pub(super) entries: usize,
     pub(super) heads: usize,
     pub(super) bytes: usize,
-    pub(super) members: usize,
+    pub(super) members: Option<usize>,
 }
 
 impl Table {
@@ -135,7 +135,7 @@ impl Table {
         words.extend(heads);
         let bytes_at = words.len();
         words.extend((0..bytes.len()).step_by(4).map(|at| load_four(&bytes, at)));
-        let members_at = scanner.options.isolated_from.as_ref().map_or(0, |class| {
+        let members_at = scanner.options.isolated_from.as_ref().map(|class| {
             let begin = words.len();
             words.extend(class.words());
             begin
