@@ -242,16 +242,17 @@ fn reference(list: &List, values: &[u8], offsets: &[i64]) -> Vec<(usize, usize, 
     let fold = |byte: u8| if list.options.ignore_ascii_case { byte.to_ascii_lowercase() } else { byte };
     let folded: Vec<u8> = values.iter().map(|byte| fold(*byte)).collect();
     let mut patterns: HashMap<Vec<u8>, Vec<u32>> = HashMap::new();
-    // By the first two bytes, so that most positions are passed over quickly; a text or pattern of one byte goes with any second.
-    let mut begins = vec![false; 1 << 16];
+    // How patterns begin, so that most positions are passed over quickly.
+    let common = list.patterns.iter().map(Vec::len).min().unwrap_or(0).min(4);
+    let place = |bytes: &[u8]| {
+        let hash = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        (bytes.iter().fold(0x811c_9dc5, hash) >> 12) as usize
+    };
+    let mut begins = vec![false; 1 << 20];
     let mut lengths = Vec::new();
     for (number, pattern) in list.patterns.iter().enumerate() {
         let pattern: Vec<u8> = pattern.iter().map(|byte| fold(*byte)).collect();
-        let first = usize::from(pattern[0]) << 8;
-        match pattern.get(1) {
-            Some(second) => begins[first | usize::from(*second)] = true,
-            None => begins[first..first + 256].fill(true),
-        }
+        begins[place(&pattern[..common])] = true;
         lengths.push(pattern.len());
         patterns.entry(pattern).or_default().push(number as u32);
     }
@@ -261,10 +262,7 @@ fn reference(list: &List, values: &[u8], offsets: &[i64]) -> Vec<(usize, usize, 
     for (number, ends) in offsets.windows(2).enumerate() {
         let (text, folded) = (ends[0] as usize..ends[1] as usize, &folded[ends[0] as usize..ends[1] as usize]);
         for start in 0..folded.len() {
-            if folded
-                .get(start + 1)
-                .is_some_and(|second| !begins[usize::from(folded[start]) << 8 | usize::from(*second)])
-            {
+            if !folded.get(start..start + common).is_some_and(|bytes| begins[place(bytes)]) {
                 continue;
             }
             let begin = found.len();

@@ -7,6 +7,20 @@ use crate::launch::{Element, ShapeError};
 /// This is the layout of Arrow's arrays of strings and bytes, `Utf8` with offsets of type i32 and `LargeUtf8` of type i64. A slice of
 /// an array is given by its part of the offsets: the first one need not be 0, nor the last one the number of values. No text:
 /// one offset, or none.
+///
+/// ```
+/// use gristmill_kernels::scan::{ScanOptions, Scanner, Texts};
+/// use gristmill_kernels::workers::Serial;
+/// use std::num::NonZeroU32;
+///
+/// let scanner = Scanner::new(["fox", "dog", "ox"], &ScanOptions::default())?;
+/// // "a fox", "", "fox and dog"; no occurrence reaches from one into the next.
+/// let texts = Texts { values: &b"a foxfox and dog"[..], offsets: &[0, 5, 5, 16][..] };
+/// let mut distinct = [0; 3];
+/// scanner.distinct(&Serial, texts, NonZeroU32::MAX, &mut distinct)?;
+/// assert_eq!(distinct, [2, 0, 3]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Texts<V, O> {
     /// The bytes of all texts.
@@ -37,6 +51,24 @@ impl Offset for i64 {
 ///
 /// There is room for so many occurrences as the columns are long. `total` says how many there are; if they are more, what the columns
 /// hold is not said, and the search is repeated with longer ones. If they are fewer, the rest of the columns is left as it was.
+///
+/// ```
+/// use gristmill_kernels::scan::{Occurrences, ScanOptions, Scanner, Texts};
+/// use gristmill_kernels::workers::Serial;
+///
+/// let scanner = Scanner::new(["fox", "dog", "ox"], &ScanOptions::default())?;
+/// let texts = Texts { values: &b"a foxdog"[..], offsets: &[0, 5, 8][..] };
+/// let (mut numbers, mut patterns, mut starts, mut total) = ([0; 3], [0; 3], [0; 3], [0]);
+/// let into = Occurrences {
+///     texts: &mut numbers[..],
+///     patterns: &mut patterns,
+///     starts: &mut starts[..],
+///     total: &mut total,
+/// };
+/// scanner.occurrences(&Serial, texts, into)?;
+/// assert_eq!((numbers, patterns, starts, total), ([0, 0, 1], [0, 2, 1], [2, 3, 0], [3]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Occurrences<U, I> {
     /// Number of the text, from 0.
