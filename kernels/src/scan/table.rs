@@ -20,7 +20,8 @@ use std::collections::HashSet;
 
 use super::filter::CASE;
 use super::verify::load_four;
-use super::{ScanError, Scanner, WINDOW_OFFSETS, rarest_window};
+use super::windows::{WINDOW_OFFSETS, rarest_window};
+use super::{ScanError, Scanner};
 
 /// The odd multipliers of `cuda/scan.cu`, for places and for bits in them.
 const HASH: u32 = 0x9e37_79b1;
