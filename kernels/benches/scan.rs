@@ -36,6 +36,7 @@ fn main() {
 
     let lists: Vec<(&str, Vec<String>)> = vec![
         ("listed 1988", listed.lines().map(str::to_owned).collect()),
+        ("words 200", spread(&words, 200)),
         ("words 2000", spread(&words, 2_000)),
         ("words 6000", spread(&words, 6_000)),
         ("words 6000 of 5 letters up", spread(&longer(&words, 5), 6_000)),
@@ -46,6 +47,7 @@ fn main() {
         ("reversed 6000", spread(&longer(&words, 6), 6_000).iter().map(|w| w.chars().rev().collect()).collect()),
         ("reversed 100000", spread(&longer(&words, 6), 100_000).iter().map(|w| w.chars().rev().collect()).collect()),
     ];
+    // `ONLY` selects lists by a part of their names.
     let only = std::env::var("ONLY").unwrap_or_default();
     for (name, terms) in lists.iter().filter(|(name, _)| name.contains(&only)) {
         let options = ScanOptions { ignore_ascii_case: true, isolated_from: None };

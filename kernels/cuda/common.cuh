@@ -1,6 +1,8 @@
 // What every kernel stands on. A kernel is written once, and compiled by nvcc, by NVRTC (which has no standard headers) and, for
 // tests without a GPU, by an ordinary C++ compiler on top of shim/include/gristmill_shim.h. Therefore kernels
-//   * are declared with KERNEL(threads, name, parameters...), threads being the most that one block may have;
+//   * are declared with KERNEL(threads, name, parameters...), threads being the most that one block may have, or with
+//     KERNEL_BLOCKS(threads, blocks, name, parameters...), where a multiprocessor shall hold so many blocks: the compiler then takes
+//     the registers that this leaves, where it would take fewer and spill;
 //   * declare shared memory with SHARED(type, name, count) or DYNAMIC_SHARED(type, name), hand it on as SharedPtr<type>, and index
 //     it in one dimension: then the shim sees each access, and reports those out of bounds and those that no barrier separates;
 //   * read half-precision values with to_f32 and write them with from_f32, and compute in f32;
@@ -14,6 +16,7 @@
 #include <cuda_fp16.h>
 
 #define KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+#define KERNEL_BLOCKS(threads, blocks, name, ...) extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 #define SHARED(T, name, count) __shared__ __align__(16) T name[count]
 #define DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) unsigned char gristmill_dynamic[]; T *name = reinterpret_cast<T *>(gristmill_dynamic)
 template <class T> using SharedPtr = T *;

@@ -116,6 +116,13 @@ impl<'a, T: Element> Buffer<'a, T> {
         self.len == 0
     }
 
+    /// What is behind the first `count` elements; nothing where there are no more.
+    #[must_use]
+    pub fn skip(self, count: usize) -> Self {
+        let count = count.min(self.len);
+        Self { address: self.address + (count * size_of::<T>()) as u64, len: self.len - count, ..self }
+    }
+
     pub(crate) const fn argument(&self) -> Argument {
         Argument::Address(self.address)
     }

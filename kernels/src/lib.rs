@@ -1,7 +1,6 @@
 //! The computing kernels of gristmill, each with a portable twin, without Arrow or tensor types in their interfaces.
 //!
-//! [`gemm`] multiplies matrices on the processor, with weights packed once. [`scan`] finds many byte patterns in many
-//! documents. The other families compute on numbers, and are of one shape:
+//! [`gemm`] multiplies matrices on the processor, with weights packed once. The other families are of one shape:
 //!
 //! * `cuda/<family>.cu` holds the kernels. They are compiled beforehand; the generated PTX is part of the source tree, so that
 //!   building needs no CUDA.
@@ -24,6 +23,7 @@
 //! | [`outer`] | sums of outer products over ragged segments: projected gradients of each document |
 //! | [`pool`] | one row for each document, rows of length 1 |
 //! | [`rotary`] | rotary position embedding, forward and backward |
+//! | [`scan`] | many byte patterns in many documents, and in columns of strings |
 //! | [`signs`] | random signs for projection matrices, each from its place alone |
 //! | [`softmax`] | softmax over rows, forward and backward |
 //! | [`topk`] | the best rows of an index for each of many queries, tile after tile |

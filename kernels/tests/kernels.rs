@@ -93,4 +93,4 @@ macro_rules! tests {
         })*
     };
 }
-tests!(adamw, attention, glu, linear_ce, nf4, norms, outer, pool, rotary, signs, softmax, topk);
+tests!(adamw, attention, glu, linear_ce, nf4, norms, outer, pool, rotary, scan, signs, softmax, topk);

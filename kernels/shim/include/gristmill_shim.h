@@ -195,6 +195,7 @@ template <class... A, void (*F)(A...)> struct Invoke<F> {
   static gristmill_shim::Kernel name##_entry(#name, threads, gristmill_shim::Invoke<&name>::KINDS,               \
                                              &gristmill_shim::Invoke<&name>::run);                               \
   extern "C" void name(__VA_ARGS__)
+#define KERNEL_BLOCKS(threads, blocks, name, ...) KERNEL(threads, name, __VA_ARGS__)
 #define SHARED(T, name, count)                                                                                   \
   static const char name##_tag = 0;                                                                              \
   const gristmill_shim::SharedPointer<T> name(gristmill_shim::shared_region(&name##_tag, sizeof(T) * (count), #name))

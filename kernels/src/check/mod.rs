@@ -50,6 +50,7 @@ pub const fn families() -> &'static [Family] {
         crate::outer::FAMILY,
         crate::pool::FAMILY,
         crate::rotary::FAMILY,
+        crate::scan::FAMILY,
         crate::signs::FAMILY,
         crate::softmax::FAMILY,
         crate::topk::FAMILY,

@@ -34,6 +34,11 @@ impl CharClass {
         Self { bits: bits.into() }
     }
 
+    /// The bits of all code points, 32 to a word, the lowest first.
+    pub(super) fn words(&self) -> impl Iterator<Item = u32> {
+        self.bits.iter().flat_map(|&bits| [bits as u32, (bits >> 32) as u32])
+    }
+
     /// Whether `character` is a member.
     #[must_use]
     pub fn contains(&self, character: char) -> bool {

@@ -3,8 +3,9 @@
 //! Four things make it faster than the usual one. The text is cut into pieces that are walked in turns, so that the wait for
 //! one table access is filled with others. States that report something are noted down without a branch, which nobody
 //! could predict, and evaluated later, many at a time, so that the waits for their lists overlap as well. The lists of what a
-//! state reports lie in one array. And what ordinary text visits often lies together, rows as well as the words of a
-//! row (`rarity`): of a table that is larger than the caches, text uses a part that is not.
+//! state reports lie in one array. And the table is dense: states are numbered, with two bytes where they are few enough,
+//! and what ordinary text visits often lies together, rows as well as the cells of a row (`rarity`), so that of a table that is larger
+//! than the caches, text uses a part that is not.
 //!
 //! Occurrences belong to the piece in which they *begin*. Each piece is entered in the root, which finds exactly the occurrences that
 //! begin in it or behind; at its end the walk goes on as long as the state is that of an occurrence that began inside, which its
@@ -17,12 +18,12 @@ use super::rarity;
 use super::verify::Patterns;
 
 /// Steps of all pieces together before what was noted down is evaluated.
-const NOTES: usize = 512;
+const NOTES: usize = 1024;
 
 /// Texts below this length are one piece: the ends of pieces would cost more than waiting does.
 const SHORT: usize = 64;
 
-/// Texts from this length on are eight pieces, others four.
+/// Texts from this length on are sixteen pieces, others four.
 const LONG: usize = 2048;
 
 /// Bytes that a table may take; while it is built, as much again.
@@ -31,25 +32,55 @@ const MEMORY: usize = 64 << 20;
 /// Of longer patterns no table is built, for each piece could be followed by a walk of that length.
 const LONGEST: usize = 1024;
 
-/// The automaton. Its states are rows of `rows`, those that report something before all others.
-///
-/// A row has where in `lists` its list begins, its successors by class of the next byte, and its depth. A state is named by where its
-/// successors begin.
+/// The automaton, in the smaller of two forms that can hold it.
 #[derive(Clone, Debug)]
-pub(super) struct Dense {
-    rows: Vec<u32>,
+pub(super) enum Dense {
+    Narrow(Automaton<u16>),
+    Wide(Automaton<u32>),
+}
+
+/// States are numbers; those that report something come before all others.
+#[derive(Clone, Debug)]
+pub(super) struct Automaton<Cell> {
+    /// For each state its successors by class of the next byte.
+    rows: Vec<Cell>,
     /// Classes of bytes: one for each that occurs in a pattern, and one for all others; common ones first.
     classes: [u8; 256],
     class_count: usize,
     /// The root, which is the first state that reports nothing.
     root: u32,
+    /// For each state that reports something, where its list begins.
+    begins: Vec<u32>,
     /// Of one state after another, how many patterns it reports, then each with its length.
     lists: Vec<[u32; 2]>,
+    /// For each state how many bytes lead to it from the root.
+    depths: Vec<u16>,
 }
+
+/// What holds the number of a state.
+pub(super) trait Cell: Copy + TryFrom<u32> + Into<u32> {}
+
+impl Cell for u16 {}
+
+impl Cell for u32 {}
 
 /// States that report something and where they were entered, in bytes from the beginning of the walk. A buffer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notes(Vec<(u32, u32)>);
+
+/// What is known of the automaton before its states are numbered.
+struct Unnumbered {
+    classes: [u8; 256],
+    class_count: usize,
+    /// Successors by class, of states in order of insertion.
+    trie: Vec<u32>,
+    /// States in the order of their numbers.
+    order: Vec<u32>,
+    /// For each state where its list begins; 0 if it reports nothing.
+    list: Vec<u32>,
+    lists: Vec<[u32; 2]>,
+    depth: Vec<u16>,
+}
 
 impl Dense {
     /// Builds the table, or nothing if it would be too large. `fold` if the patterns are in lower case and match either.
@@ -62,8 +93,7 @@ impl Dense {
             return None;
         }
         let (classes, class_count) = classes(patterns, fold);
-        let stride = class_count + 2;
-        let limit = memory / size_of::<u32>() / stride;
+        let limit = memory / size_of::<u32>() / class_count;
 
         // The trie. No transition leads to its root, so that 0 is free to mean none. Patterns are inserted in order of their
         // bytes, so that the rows at hand are those last used.
@@ -93,7 +123,7 @@ impl Dense {
         let states = rarities.len();
 
         // From the root outward: the successors of a state's longest proper suffix are complete before its own are needed.
-        let (mut order, mut suffix, mut depth) = (Vec::with_capacity(states), vec![0u32; states], vec![0u32; states]);
+        let (mut order, mut suffix, mut depth) = (Vec::with_capacity(states), vec![0u32; states], vec![0u16; states]);
         let mut lists = vec![[0, 0]];
         let mut list = vec![0u32; states];
         let mut first_end = vec![0u32; states + 1];
@@ -136,23 +166,19 @@ impl Dense {
 
         // The root is the most common of all and so the first that reports nothing.
         order.sort_by_key(|state| (list[*state as usize] == 0, rarities[*state as usize]));
-        let mut names = vec![0u32; states];
-        for (rank, state) in order.iter().enumerate() {
-            names[*state as usize] = (rank * stride + 1) as u32;
-        }
-        let mut rows = Vec::with_capacity(states * stride);
-        for state in order.into_iter().map(|state| state as usize) {
-            let successors = &trie[state * class_count..(state + 1) * class_count];
-            rows.push(list[state]);
-            rows.extend(successors.iter().map(|successor| names[*successor as usize]));
-            rows.push(depth[state]);
-        }
-        Some(Self { rows, classes, class_count, root: names[0], lists })
+        let unnumbered = Unnumbered { classes, class_count, trie, order, list, lists, depth };
+        Some(match Automaton::new(&unnumbered) {
+            Some(narrow) => Self::Narrow(narrow),
+            None => Self::Wide(Automaton::new(&unnumbered)?),
+        })
     }
 
     /// Bytes of memory held.
     pub(super) fn memory(&self) -> usize {
-        4 * self.rows.len() + 8 * self.lists.len() + size_of::<Self>()
+        match self {
+            Self::Narrow(automaton) => automaton.memory(),
+            Self::Wide(automaton) => automaton.memory(),
+        }
     }
 
     /// Calls `found(pattern, start, end)` for each occurrence that begins in `range`, in no particular order.
@@ -161,12 +187,54 @@ impl Dense {
         text: &[u8],
         range: Range<usize>,
         notes: &mut Notes,
-        mut found: impl FnMut(u32, usize, usize),
+        found: impl FnMut(u32, usize, usize),
     ) {
+        match self {
+            Self::Narrow(automaton) => automaton.walk(text, range, notes, found),
+            Self::Wide(automaton) => automaton.walk(text, range, notes, found),
+        }
+    }
+}
+
+impl<C: Cell> Automaton<C> {
+    /// Numbers the states, or returns nothing if the cells are too small for that.
+    fn new(unnumbered: &Unnumbered) -> Option<Self> {
+        let Unnumbered { classes, class_count, trie, order, list, lists, depth } = unnumbered;
+        let states = u32::try_from(order.len()).ok()?;
+        C::try_from(states).ok()?;
+        let mut numbers = vec![C::try_from(0).ok()?; order.len()];
+        for (number, state) in (0..states).zip(order) {
+            numbers[*state as usize] = C::try_from(number).ok()?;
+        }
+        let mut rows = Vec::with_capacity(trie.len());
+        for state in order.iter().map(|state| *state as usize) {
+            let successors = &trie[state * class_count..(state + 1) * class_count];
+            rows.extend(successors.iter().map(|successor| numbers[*successor as usize]));
+        }
+        Some(Self {
+            rows,
+            classes: *classes,
+            class_count: *class_count,
+            root: numbers[0].into(),
+            begins: order.iter().map(|state| list[*state as usize]).take_while(|list| *list != 0).collect(),
+            lists: lists.clone(),
+            depths: order.iter().map(|state| depth[*state as usize]).collect(),
+        })
+    }
+
+    fn memory(&self) -> usize {
+        size_of_val(self.rows.as_slice())
+            + size_of_val(self.begins.as_slice())
+            + size_of_val(self.lists.as_slice())
+            + size_of_val(self.depths.as_slice())
+            + size_of::<Self>()
+    }
+
+    fn walk(&self, text: &[u8], range: Range<usize>, notes: &mut Notes, mut found: impl FnMut(u32, usize, usize)) {
         match range.len() {
             0..SHORT => self.walk_one(text, range.start, range.end, self.root, &mut found),
             SHORT..LONG => self.walk_pieces::<4>(text, range, notes, &mut found),
-            _ => self.walk_pieces::<8>(text, range, notes, &mut found),
+            _ => self.walk_pieces::<16>(text, range, notes, &mut found),
         }
     }
 
@@ -240,13 +308,13 @@ impl Dense {
 
     #[inline(always)]
     fn next(&self, state: u32, byte: u8) -> u32 {
-        self.rows[state as usize + usize::from(self.classes[usize::from(byte)])]
+        self.rows[state as usize * self.class_count + usize::from(self.classes[usize::from(byte)])].into()
     }
 
     /// Where the list of a state begins.
     #[inline(always)]
     fn list(&self, state: u32) -> u32 {
-        self.rows[state as usize - 1]
+        self.begins[state as usize]
     }
 
     /// The patterns of a list and their lengths.
@@ -257,7 +325,7 @@ impl Dense {
     }
 
     fn depth(&self, state: u32) -> usize {
-        self.rows[state as usize + self.class_count] as usize
+        usize::from(self.depths[state as usize])
     }
 }
 
@@ -299,17 +367,38 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        // Nine states of six words: three letters, all other bytes, the list and the depth make a row.
+        // Nine states of four words: three letters and all other bytes make a row.
         let list = patterns(&[b"abca", b"abbb", b"bc"]);
-        let row = 4 * (4 + 2);
+        let row = 4 * 4;
         assert!(Dense::within(&list, false, 8 * row).is_none());
-        let dense = Dense::within(&list, false, 9 * row).unwrap();
-        assert_eq!(dense.rows.len(), 9 * 6);
+        let Some(Dense::Narrow(dense)) = Dense::within(&list, false, 9 * row) else { panic!("it has nine states") };
+        assert_eq!(dense.rows.len(), 9 * 4);
         // Lists of suffixes add up to the square of the length.
         let long = vec![b'a'; 400];
         let suffixes: Vec<&[u8]> = (1..=400).map(|length| &long[..length]).collect();
         assert!(Dense::within(&patterns(&suffixes), false, 300_000).is_none());
         assert!(Dense::within(&patterns(&suffixes), false, 800_000).is_some());
+    }
+
+    #[test]
+    fn many_states_take_wider_cells() {
+        let numbered: Vec<Vec<u8>> = (0..30_000u32).map(|number| format!("{number:05}").into_bytes()).collect();
+        let list: Vec<&[u8]> = numbered.iter().map(Vec::as_slice).collect();
+        assert!(matches!(Dense::new(&patterns(&list[..20_000]), false), Some(Dense::Narrow(_))));
+        // Prefixes of distinct words: 30,000 ends, each with three states of its own, do not fit two bytes.
+        let longer: Vec<Vec<u8>> = numbered.iter().map(|number| [number.as_slice(), b"abc"].concat()).collect();
+        let list: Vec<&[u8]> = longer.iter().map(Vec::as_slice).collect();
+        let dense = Dense::new(&patterns(&list), false).unwrap();
+        assert!(matches!(dense, Dense::Wide(_)));
+        let mut found = Vec::new();
+        let text = b"29999abc 00000abc 29999ab".repeat(200);
+        dense
+            .walk(&text, 0..text.len(), &mut Notes::default(), |pattern, start, end| found.push((start, end, pattern)));
+        found.sort_unstable();
+        let expected: Vec<(usize, usize, u32)> = (0..200)
+            .flat_map(|turn| [(25 * turn, 25 * turn + 8, 29_999), (25 * turn + 9, 25 * turn + 17, 0)])
+            .collect();
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -19,8 +19,8 @@
 //! 2. *Filter.* A table of bits, 32 KiB to 512 KiB, says for each hash of a window whether it is used. The even ones of
 //!    sixty-four positions at a time are looked up (AVX-512, AVX2, or portable code; chosen when the scanner is built) and
 //!    give a mask of candidates. Patterns of one and two bytes have a table of their own, consulted only if there are any.
-//! 3. *Verification.* A hash table leads from the window to the patterns that it represents; eight bytes of each are compared
-//!    at once, the rest only if they agree.
+//! 3. *Verification.* A hash table leads from the window to the patterns that it represents, of patterns of seven bytes and more
+//!    from the window and two bytes behind it; eight bytes of each are compared at once, the rest only if they agree.
 //!
 //! Case is folded inside: the filter sets bit 5 of every byte, which cannot miss anything, and verification lowers the bytes
 //! that it compares. The text is never copied, except for its last few bytes, which are padded so that vector loads stay
@@ -43,35 +43,43 @@
 //! many documents in order to reuse its buffers and give all results at once.
 
 mod boundary;
+mod cases;
+mod cpu;
 mod dense;
 mod filter;
+mod launch;
 mod pace;
 pub(crate) mod prefetch;
 mod rarity;
+mod table;
+mod texts;
 mod verify;
+mod windows;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 pub use boundary::CharClass;
+pub(crate) use cases::FAMILY;
+pub use table::Table;
+pub use texts::{Occurrences, Offset, Texts};
+
 use dense::{Dense, Notes};
-use filter::{BLOCK, Backend, CASE, Filter, OVERHANG};
+use filter::{BLOCK, Backend, Filter, OVERHANG};
 use pace::{Pace, Plan};
-use verify::{Buckets, Context, Entry, Patterns, Sighting, load_four};
+use verify::{Buckets, Context, Patterns, Sighting};
+use windows::{Windows, filter_bits};
 
 /// Masks computed ahead of verification: 1 KiB of text, so that it is still in the first cache when it is verified.
 const MASKS: usize = 16;
 
 /// The same where the scan may end early.
 const MASKS_LIMITED: usize = 4;
-
-/// Windows are sought in this many leading bytes of a pattern; among these there is a rare one, or there is none.
-const WINDOW_OFFSETS: usize = 256;
 
 /// How patterns are compared and which occurrences count.
 #[derive(Clone, Debug, Default)]
@@ -95,6 +103,12 @@ pub enum ScanError {
     /// A pattern is longer than 2³¹ bytes, or there are more than 2³¹ of them.
     #[error("pattern {pattern}: at most 2^31 patterns of at most 2^31 bytes are supported")]
     TooLarge {
+        /// Its number, from 0.
+        pattern: usize,
+    },
+    /// A pattern is too long for the tables of a GPU, or it and those before it are.
+    #[error("pattern {pattern}: the tables of a GPU hold patterns of less than 2^24 bytes, 2^32 together")]
+    TooLargeForTable {
         /// Its number, from 0.
         pattern: usize,
     },
@@ -209,7 +223,9 @@ impl Scanner {
         options: &ScanOptions,
     ) -> Result<Self, ScanError> {
         let backend = Backend::available().pop().unwrap_or(Backend::Portable);
-        Self::with_backend(patterns, options, backend, Plan::default())
+        let mut scanner = Self::with_backend(patterns, options, backend, Plan::default())?;
+        scanner.plan = Plan::for_list(&scanner.patterns);
+        Ok(scanner)
     }
 
     fn with_backend<P: AsRef<[u8]>>(
@@ -324,32 +340,31 @@ impl Scanner {
         let Range { start: mut from, end: to } = range;
         let most = if collector.request.first.is_some() { MASKS_LIMITED } else { MASKS };
         let at_once = (self.plan.probe / BLOCK).clamp(1, most);
-        while from < to {
-            let blocks = (text.len() - from).saturating_sub(OVERHANG) / BLOCK;
-            if blocks == 0 || collector.has_enough(from) {
-                break;
+        while from < to && !collector.has_enough(from) {
+            let whole = (text.len() - from).saturating_sub(OVERHANG) / BLOCK;
+            let mut blocks = whole.min(at_once).min((to - from).div_ceil(BLOCK));
+            if blocks > 0 {
+                self.filter.run(&text[from..], &mut long[..blocks], &mut short[..blocks]);
             }
-            let blocks = blocks.min(at_once).min((to - from).div_ceil(BLOCK));
-            self.filter.run(&text[from..], &mut long[..blocks], &mut short[..blocks]);
+            // At most 66 bytes are left behind the whole blocks. They come with the last of these if there is room.
+            let rest = &text[from + blocks * BLOCK..];
+            let padded = rest.len().div_ceil(BLOCK);
+            if blocks == whole && from + blocks * BLOCK < to && (blocks == 0 || blocks + padded <= at_once) {
+                let mut tail = [0; 2 * BLOCK + OVERHANG];
+                tail[..rest.len()].copy_from_slice(rest);
+                let masks = blocks..blocks + padded;
+                self.filter.run(&tail, &mut long[masks.clone()], &mut short[masks]);
+                blocks += padded;
+            }
             let candidates = self.verify::<FOLD>(text, from, &long[..blocks], &short[..blocks], collector);
-            from += blocks * BLOCK;
+            let read = (blocks * BLOCK).min(text.len() - from);
+            from += read;
             if yielding {
-                collector.results.pace.add(blocks * BLOCK, candidates, &self.plan);
+                collector.results.pace.add(read, candidates, &self.plan);
                 if collector.results.pace.is_dense() && self.has_dense() {
                     return from;
                 }
             }
-        }
-        if from >= to || collector.has_enough(from) {
-            return to;
-        }
-        // At most 66 bytes are left.
-        let mut tail = [0; 2 * BLOCK + OVERHANG];
-        tail[..text.len() - from].copy_from_slice(&text[from..]);
-        self.filter.run(&tail, &mut long[..2], &mut short[..2]);
-        let candidates = self.verify::<FOLD>(text, from, &long[..2], &short[..2], collector);
-        if yielding {
-            collector.results.pace.add(text.len() - from, candidates, &self.plan);
         }
         to
     }
@@ -368,10 +383,11 @@ impl Scanner {
         short: &[u64],
         collector: &mut Collector<'_>,
     ) -> u32 {
-        let Windows { one, two, three, inner, four, entries, .. } = &self.windows;
+        let Windows { one, two, three, inner, four, six, entries, .. } = &self.windows;
         let mut buffers = std::mem::take(&mut collector.results.candidates);
-        buffers.positions.resize(MASKS * BLOCK, (0, 0));
-        buffers.sightings.resize(2 * MASKS * BLOCK, Sighting::default());
+        buffers.positions.resize(MASKS * BLOCK / 2, (0, 0, 0));
+        // Five tables for each even position, or two for each position.
+        buffers.sightings.resize(5 * MASKS * BLOCK / 2, Sighting::default());
         let Candidates { positions, sightings } = &mut buffers;
         let mut count = 0;
         let mut look = |sightings: &[Sighting]| {
@@ -388,20 +404,25 @@ impl Scanner {
             while mask != 0 {
                 let position = block * BLOCK + mask.trailing_zeros() as usize;
                 mask &= mask - 1;
-                let bucket = four.as_ref().map_or(0, |four| {
-                    let bucket = four.find(Context::of(text, from + position));
-                    four.prefetch(bucket);
-                    bucket
-                });
-                positions[candidates] = (position as u32, bucket as u32);
+                let context = Context::of(text, from + position);
+                let find = |buckets: &Option<Buckets>| {
+                    buckets.as_ref().map_or(0, |buckets| {
+                        let bucket = buckets.find(context);
+                        buckets.prefetch(bucket);
+                        bucket as u32
+                    })
+                };
+                positions[candidates] = (position as u32, find(four), find(six));
                 candidates += 1;
             }
         }
-        for (position, bucket) in &positions[..candidates] {
+        for (position, in_four, in_six) in &positions[..candidates] {
             let position = *position as usize;
             let context = Context::of(text, from + position);
-            if let Some(four) = four {
-                count = four.sight(*bucket as usize, context, position, sightings, count);
+            for (buckets, bucket) in [(four, in_four), (six, in_six)] {
+                if let Some(buckets) = buckets {
+                    count = buckets.sight(*bucket as usize, context, position, sightings, count);
+                }
             }
             if let Some(inner) = inner {
                 count = inner.sight(inner.find(context), context, position, sightings, count);
@@ -434,10 +455,11 @@ impl Scanner {
     }
 }
 
-/// Buffers of the windows: positions with their buckets, and what is worth a look at the patterns.
+/// Buffers of the windows: positions that the filter marked, and what is worth a look at the patterns.
 #[derive(Clone, Debug, Default)]
 struct Candidates {
-    positions: Vec<(u32, u32)>,
+    /// Each with its buckets among the windows of four and of six bytes.
+    positions: Vec<(u32, u32, u32)>,
     sightings: Vec<Sighting>,
 }
 
@@ -501,117 +523,5 @@ impl Collector<'_> {
         } else if self.request.spans {
             results.spans.push(Span { start, end, pattern });
         }
-    }
-}
-
-/// Hash tables from windows to patterns. Each pattern is represented such that wherever it occurs, it is found exactly once:
-/// by a window at an even position if it has three bytes or more.
-#[derive(Clone, Debug)]
-struct Windows {
-    /// Patterns of one byte, at all positions.
-    one: Option<Buckets>,
-    /// Patterns of two bytes, at all positions.
-    two: Option<Buckets>,
-    /// Patterns of three bytes, at a candidate and at the odd position behind it.
-    three: Option<Buckets>,
-    /// The last three bytes of patterns of four: those that begin at odd positions.
-    inner: Option<Buckets>,
-    /// All other windows: one at an even offset of its pattern, for occurrences that begin at even positions, and one at an odd
-    /// offset for the others.
-    four: Option<Buckets>,
-    /// Of all tables.
-    entries: Vec<Entry>,
-    /// No window begins so far behind the beginning of its pattern.
-    reach: usize,
-}
-
-impl Windows {
-    /// Chooses windows for all patterns and lets them through the filter.
-    fn new(patterns: &Patterns, filter: &mut Filter) -> Self {
-        let (mut one, mut two, mut three, mut inner, mut four) = (vec![], vec![], vec![], vec![], vec![]);
-        let mut used = HashSet::new();
-        // Of patterns of four bytes, the last three are a window.
-        let mut reach = 2;
-        // The shortest first: those have the least choice, and the others can share windows with them.
-        let mut order: Vec<u32> = (0..patterns.len() as u32).collect();
-        order.sort_by_key(|pattern| patterns.get(*pattern as usize).len());
-        for pattern in order {
-            let bytes = patterns.get(pattern as usize);
-            let entry = |offset: usize| Entry::new(pattern, bytes, offset as u16);
-            let window = load_four(bytes, 0);
-            match bytes.len() {
-                1 => {
-                    filter.add_one(bytes[0]);
-                    one.push(entry(0));
-                }
-                2 => {
-                    filter.add_two(window);
-                    two.push(entry(0));
-                }
-                3 => {
-                    filter.add_beginning(window);
-                    filter.add_end(window);
-                    three.push(entry(0));
-                }
-                4 => {
-                    filter.add_four(window);
-                    used.insert(window | CASE);
-                    four.push(entry(0));
-                    filter.add_beginning(load_four(bytes, 1));
-                    inner.push(entry(1));
-                }
-                _ => {
-                    for parity in [0, 1] {
-                        let offset = rarest_window(bytes, parity, &used);
-                        let window = load_four(bytes, offset);
-                        filter.add_four(window);
-                        used.insert(window | CASE);
-                        four.push(entry(offset));
-                        reach = reach.max(offset + 1);
-                    }
-                }
-            }
-        }
-        let mut entries = Vec::with_capacity(one.len() + two.len() + three.len() + inner.len() + four.len());
-        Self {
-            one: Buckets::new(1, &one, patterns, &mut entries),
-            two: Buckets::new(2, &two, patterns, &mut entries),
-            three: Buckets::new(3, &three, patterns, &mut entries),
-            inner: Buckets::new(3, &inner, patterns, &mut entries),
-            four: Buckets::new(4, &four, patterns, &mut entries),
-            entries,
-            reach,
-        }
-    }
-
-    fn memory(&self) -> usize {
-        let Self { one, two, three, inner, four, entries, .. } = self;
-        let tables = [one, two, three, inner, four].into_iter().flatten().map(Buckets::memory).sum::<usize>();
-        tables + size_of_val(entries.as_slice())
-    }
-}
-
-/// Offset of the window of four bytes to look for, among the offsets of one parity.
-fn rarest_window(bytes: &[u8], parity: usize, used: &HashSet<u32>) -> usize {
-    let mut best = (0, parity);
-    for (offset, window) in bytes[..bytes.len().min(WINDOW_OFFSETS)].windows(4).enumerate().skip(parity).step_by(2) {
-        let reuse = if used.contains(&(load_four(window, 0) | CASE)) { rarity::REUSE } else { 0 };
-        let worth = rarity::rarity(window) + reuse;
-        if worth > best.0 {
-            best = (worth, offset);
-        }
-    }
-    best.1
-}
-
-/// Logarithm of the size of the filter. Lookups depend on nothing before them, so that waiting for the second cache costs
-/// less than the candidates that a fuller table lets through; only small lists stay within the first cache.
-fn filter_bits(patterns: &Patterns) -> u32 {
-    // What patterns of three bytes set, counted in windows of longer ones.
-    let three = (0..patterns.len()).filter(|pattern| patterns.get(*pattern).len() == 3).count();
-    match patterns.len() + 64 * three {
-        0..=500 => 13,
-        501..=20_000 => 16,
-        _ => 17,
     }
 }

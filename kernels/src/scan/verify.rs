@@ -16,10 +16,10 @@ use super::prefetch::prefetch;
 #[derive(Clone, Debug)]
 pub(super) struct Buckets {
     heads: Vec<Head>,
-    /// 32 − log₂ of the number of buckets.
+    /// 64 − log₂ of the number of buckets.
     shift: u32,
-    /// The bytes of a loaded window that belong to it.
-    mask: u32,
+    /// The bytes of a context behind the first two that belong to the window.
+    mask: u64,
     width: usize,
 }
 
@@ -33,7 +33,7 @@ struct Head {
     around: [u16; 4],
 }
 
-/// Bytes of text around a window: two before it, the window, what is behind it; zeros outside of the text.
+/// Eight bytes of text around a window: two before it, the window, what is behind it; zeros outside of the text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context(u64);
 
@@ -80,6 +80,11 @@ impl Patterns {
         self.ends.len()
     }
 
+    /// Bytes of all patterns together.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn memory(&self) -> usize {
         self.bytes.len() + size_of::<usize>() * self.ends.len()
     }
@@ -103,23 +108,25 @@ impl Context {
 }
 
 impl Buckets {
-    /// Sorts entries for windows of `width` bytes into buckets and appends them to those of all tables. `None` where there
-    /// are none.
+    /// Sorts entries for windows of `width` bytes, at most six, into buckets and appends them to those of all tables. `None`
+    /// where there are none.
     pub(super) fn new(width: usize, entries: &[Entry], patterns: &Patterns, all: &mut Vec<Entry>) -> Option<Self> {
         if entries.is_empty() {
             return None;
         }
         let bits = entries.len().next_power_of_two().ilog2().clamp(4, 24);
-        let mask = u32::MAX >> (32 - 8 * width);
-        let mut buckets = Self { heads: vec![Head::default(); (1 << bits) + 1], shift: 32 - bits, mask, width };
+        let mask = u64::MAX >> (64 - 8 * width);
+        let mut buckets = Self { heads: vec![Head::default(); (1 << bits) + 1], shift: 64 - bits, mask, width };
         let mut order: Vec<(u32, Entry)> = Vec::with_capacity(entries.len());
         for entry in entries {
             let bytes = patterns.get(entry.pattern as usize);
             let offset = usize::from(entry.offset);
-            let bucket = buckets.bucket(load_four(bytes, offset));
+            let bucket = buckets.find(Context::of(bytes, offset));
             order.push((bucket as u32, *entry));
             let head = &mut buckets.heads[bucket];
-            let places = [offset.checked_sub(2), offset.checked_sub(1), Some(offset + width), Some(offset + width + 1)];
+            // What is behind six bytes is not in the context.
+            let behind = (width < 6).then_some(offset + width);
+            let places = [offset.checked_sub(2), offset.checked_sub(1), behind, behind.map(|behind| behind + 1)];
             for (around, place) in head.around.iter_mut().zip(places) {
                 *around |= place.and_then(|place| bytes.get(place)).map_or(u16::MAX, |byte| 1 << (byte & 15));
             }
@@ -142,7 +149,7 @@ impl Buckets {
     /// The bucket of the window.
     #[inline(always)]
     pub(super) fn find(&self, Context(context): Context) -> usize {
-        self.bucket((context >> 16) as u32)
+        (((context >> 16 | CASE_EIGHT) & self.mask).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
     }
 
     /// Asks for the head of a bucket.
@@ -163,7 +170,7 @@ impl Buckets {
         count: usize,
     ) -> usize {
         let head = &self.heads[bucket];
-        let behind = context >> (16 + 8 * self.width);
+        let behind = context >> 16 >> (8 * self.width);
         let [far_before, before, after, far_after] = head.around;
         let fits = far_before >> (context & 15)
             & before >> (context >> 8 & 15)
@@ -172,10 +179,6 @@ impl Buckets {
             & 1;
         sighted[count] = Sighting { position: position as u32, begin: head.begin, end: self.heads[bucket + 1].begin };
         count + usize::from(fits)
-    }
-
-    fn bucket(&self, window: u32) -> usize {
-        (((window | CASE) & self.mask).wrapping_mul(0x9e37_79b1) >> self.shift) as usize
     }
 }
 
