@@ -23,4 +23,18 @@ macro_rules! modules {
     };
 }
 
-pub(crate) const MODULES: &[Module] = modules!["adamw", "attention", "glu", "linear_ce", "nf4", "norms", "outer", "pool", "rotary", "scan", "signs", "softmax", "topk"];
+pub(crate) const MODULES: &[Module] = modules![
+    "adamw",
+    "attention",
+    "glu",
+    "linear_ce",
+    "nf4",
+    "norms",
+    "outer",
+    "pool",
+    "rotary",
+    "scan",
+    "signs",
+    "softmax",
+    "topk"
+];

@@ -130,6 +130,8 @@ impl<'a, T: Element> Buffer<'a, T> {
     /// The address of the element `offset`, at most the length.
     pub(crate) const fn argument_at(&self, offset: usize) -> Argument {
         Argument::Address(self.address + (offset * size_of::<T>()) as u64)
+    }
+
     /// `len` elements from `offset` on, or as many as there are.
     #[must_use]
     pub const fn part(&self, offset: usize, len: usize) -> Self {

@@ -28,8 +28,6 @@ pub(crate) trait Simd: Copy {
     /// `a` where a < b, else `b`, also where one of them is not a number.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     fn abs(self, a: Self::F) -> Self::F;
-    /// The magnitude of `a` with the sign of `sign`.
-    fn copysign(self, a: Self::F, sign: Self::F) -> Self::F;
     /// `yes` where a < b, else `no`.
     fn if_less(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
     /// `yes` where a is not a number, else `no`.
@@ -154,10 +152,6 @@ impl Simd for Plain {
         each(|i| a[i].abs())
     }
     #[inline(always)]
-    fn copysign(self, a: Self::F, sign: Self::F) -> Self::F {
-        each(|i| a[i].copysign(sign[i]))
-    }
-    #[inline(always)]
     fn if_less(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
         each(|i| if a[i] < b[i] { yes[i] } else { no[i] })
     }
@@ -262,13 +256,6 @@ mod x86 {
         #[inline(always)]
         fn abs(self, a: Self::F) -> Self::F {
             unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
-        }
-        #[inline(always)]
-        fn copysign(self, a: Self::F, sign: Self::F) -> Self::F {
-            unsafe {
-                let bit = _mm256_set1_ps(-0.0);
-                _mm256_or_ps(_mm256_andnot_ps(bit, a), _mm256_and_ps(bit, sign))
-            }
         }
         #[inline(always)]
         fn if_less(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {

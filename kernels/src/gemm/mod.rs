@@ -64,7 +64,6 @@ mod pieces_tests;
 mod tests;
 
 use driver::{Job, Pieces, Right};
-use driver::{Job, Right};
 pub(crate) use element::round_to_bf16;
 use element::{Bf16, Buffer, WeightElement};
 pub use engine::Engine;
