@@ -70,7 +70,8 @@ impl Outer {
             let modules = first..(first + modules_per_task).min(self.modules);
             // Checked above: not negative, not falling, at most the number of tokens.
             let tokens = offsets[segment] as usize..offsets[segment + 1] as usize;
-            sum_modules(self, a, b, tokens, segment, modules.clone(), &out);
+            let share = Share { segment, tokens, modules: modules.clone() };
+            sum_modules(self, a, b, &share, &out);
             let Some(norms) = &norms else { return };
             let first = segment * self.modules + modules.start;
             // SAFETY: segment and module have one norm, and one task.
@@ -89,14 +90,20 @@ impl Outer {
     }
 }
 
+/// What a task has: some modules of a segment.
+#[derive(Clone)]
+struct Share {
+    segment: usize,
+    tokens: Range<usize>,
+    modules: Range<usize>,
+}
+
 dispatch!(
     fn sum_modules(
         outer: &Outer,
         a: &[f32],
         b: &[f32],
-        tokens: Range<usize>,
-        segment: usize,
-        modules: Range<usize>,
+        share: &Share,
         out: &Parts<'_, f32>,
     ) = sum_modules_on
 );
@@ -115,17 +122,9 @@ fn sum_of_squares_on<S: Simd>(simd: S, values: &[f32]) -> f32 {
 
 /// Block after block of tokens, and in each group after group of modules.
 #[inline(always)]
-fn sum_modules_on<S: Simd>(
-    simd: S,
-    outer: &Outer,
-    a: &[f32],
-    b: &[f32],
-    tokens: Range<usize>,
-    segment: usize,
-    modules: Range<usize>,
-    out: &Parts<'_, f32>,
-) {
+fn sum_modules_on<S: Simd>(simd: S, outer: &Outer, a: &[f32], b: &[f32], share: &Share, out: &Parts<'_, f32>) {
     let &Outer { p, q, .. } = outer;
+    let Share { segment, tokens, modules } = share.clone();
     if p == 0 || q == 0 {
         return;
     }
