@@ -49,7 +49,9 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
             all.push(Box::new(Case::forward(shape, &mut random)));
             all.push(Box::new(Case::forward(Shape { lists: true, exact: false, ..shape }, &mut random)));
             all.push(Box::new(Case::backward(shape, rows != 2, rows != 5, &mut random)));
-            all.push(Box::new(Case::together(shape, &mut random)));
+            if plain {
+                all.push(Box::new(Case::together(shape, &mut random)));
+            }
         }
         let (rows, width) =
             (random.length(if plain { 40 } else { 12 }), 1 + random.length(if plain { 90 } else { 70 }));
