@@ -5,11 +5,16 @@ use super::lookup::{LookUp, bf16_bits};
 use super::{BLOCK, Nf4, Quantised};
 use crate::gemm::{GemmError, MatmulOptions, Matrix, MatrixMut, Unpack, multiply_unpacked};
 use crate::launch::ShapeError;
+use crate::scan::prefetch::prefetch;
 use crate::simd::dispatch;
 use std::ops::Range;
 
 /// Columns of a panel of weights.
 const PANEL: usize = 16;
+/// How many rows ahead of their use weights are asked for.
+const AHEAD: usize = 8;
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
 
 impl Nf4 {
     /// y = x·Wᵀ (+ bias) (+ y). `x` is tokens × columns, `y` is tokens × rows.
@@ -95,7 +100,9 @@ impl Unpack for Transposed<'_> {
             let there = PANEL.min(columns.end - first);
             rows[there * padded..].fill(0);
             for (row, to) in (first..first + there).zip(rows.chunks_exact_mut(padded)) {
-                bf16_bits(self.weights, row * self.nf4.columns + depth.start, &mut to[..depth.len()]);
+                let from = row * self.nf4.columns + depth.start;
+                fetch(self.weights, from + AHEAD * self.nf4.columns, depth.len());
+                bf16_bits(self.weights, from, &mut to[..depth.len()]);
             }
             transpose_pairs(&rows, padded / 2, panel);
         }
@@ -112,6 +119,7 @@ impl Unpack for Straight<'_> {
             for (k, row) in [(k, &mut *first), (k + 1, &mut *second)] {
                 if k < depth.len() {
                     let from = (depth.start + k) * self.nf4.columns + columns.start;
+                    fetch(self.weights, from + AHEAD * self.nf4.columns, columns.len());
                     bf16_bits(self.weights, from, &mut row[..columns.len()]);
                 } else {
                     row.fill(0);
@@ -124,6 +132,13 @@ impl Unpack for Straight<'_> {
             }
         }
     }
+}
+
+/// Asks for weights before they are needed: a few lines of each row are read, and the next row is too far away for the processor to
+/// see where reading goes on. Beyond the last row this asks for what is not used.
+fn fetch(weights: Quantised<&[u8], &[f32]>, first: usize, count: usize) {
+    (first / 2..(first + count) / 2).step_by(LINE).for_each(|byte| prefetch(weights.codes, byte));
+    prefetch(weights.scales, first / BLOCK);
 }
 
 dispatch!(fn transpose_pairs(rows: &[u16], pairs: usize, to: &mut [u16]) = transpose_pairs_on);
