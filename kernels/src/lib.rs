@@ -16,6 +16,7 @@
 //! | family | what |
 //! |---|---|
 //! | [`adamw`] | AdamW on many tensors at once, with clipping by the norm of all gradients |
+//! | [`attention`] | attention of packed documents without matrices of scores, forward and backward |
 //! | [`glu`] | SiLU and GELU, alone or as a gate, forward and backward |
 //! | [`norms`] | RMSNorm and LayerNorm, forward and backward |
 //! | [`pool`] | one row for each document, rows of length 1 |
@@ -37,6 +38,7 @@
 //! driver. Without a driver or without a GPU, opening is an error, never a panic.
 
 pub mod adamw;
+pub mod attention;
 pub mod check;
 pub mod gemm;
 #[cfg(feature = "cuda")]

@@ -45,6 +45,24 @@ fn power<S: Simd>(simd: S, x: S::F, n: S::F) -> S::F {
     simd.mul(power, simd.power_of_two(n))
 }
 
+/// 2^x: relative error below 2e-7; 0 below -126, where numbers become denormal, and infinity above 127.5.
+///
+/// x = n + r with a whole n; 2^r by the polynomial of degree five of least relative error that is 1 at 0.
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(simd: S, x: S::F) -> S::F {
+    const LOWEST: f32 = -126.0;
+    let lowest = simd.splat(LOWEST);
+    // A value that is not a number passes: it is the second operand.
+    let clamped = simd.min(simd.splat(128.0), simd.max(lowest, x));
+    let n = simd.round(clamped);
+    let r = simd.sub(clamped, n);
+    let mut p = simd.splat(1.326_472_6e-3);
+    for coefficient in [9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0] {
+        p = simd.mul_add(p, r, simd.splat(coefficient));
+    }
+    simd.if_less(x, lowest, simd.zero(), simd.mul(p, simd.power_of_two(n)))
+}
+
 /// 1 / (1 + e^-x).
 #[inline(always)]
 pub(crate) fn logistic<S: Simd>(simd: S, x: S::F) -> S::F {
@@ -74,12 +92,19 @@ mod tests {
     use crate::simd::{LANES, Plain, Simd, dispatch, eight, eight_mut};
 
     dispatch!(fn exps(x: &[f32], y: &mut [f32]) = exps_on);
+    dispatch!(fn exp2s(x: &[f32], y: &mut [f32]) = exp2s_on);
     dispatch!(fn normals(x: &[f32], y: &mut [f32]) = normals_on);
     dispatch!(fn negative_exps(x: &[f32], y: &mut [f32]) = negative_exps_on);
 
     fn exps_on<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
         for start in (0..x.len()).step_by(LANES) {
             simd.store(super::exp(simd, simd.load(eight(x, start))), eight_mut(y, start));
+        }
+    }
+
+    fn exp2s_on<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
+        for start in (0..x.len()).step_by(LANES) {
+            simd.store(super::exp2(simd, simd.load(eight(x, start))), eight_mut(y, start));
         }
     }
 
@@ -114,6 +139,24 @@ mod tests {
                 y == f32::INFINITY
             } else {
                 (f64::from(y) - exact).abs() <= if x < 88.3 { 3e-7 } else { 4e-7 } * exact + 1.2e-38
+            };
+            assert!(fine || x.is_nan() && y.is_nan(), "{x}: {y} {exact}");
+        }
+    }
+
+    #[test]
+    fn exp2_is_near_and_the_same_without_vectors() {
+        let x = special(80_000, -130.0, 127.4);
+        let (mut y, mut plain) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        exp2s(&x, &mut y);
+        exp2s_on(Plain, &x, &mut plain);
+        for ((&x, &y), &plain) in x.iter().zip(&y).zip(&plain) {
+            assert!(y.to_bits() == plain.to_bits() || y.is_nan() && plain.is_nan(), "{x}: {y} {plain}");
+            let exact = f64::from(x).exp2();
+            let fine = if exact > f64::from(f32::MAX) {
+                y == f32::INFINITY
+            } else {
+                (f64::from(y) - exact).abs() <= 2e-7 * exact + 1.2e-38
             };
             assert!(fine || x.is_nan() && y.is_nan(), "{x}: {y} {exact}");
         }

@@ -77,6 +77,15 @@ pub(crate) trait Simd: Copy {
     fn zero(self) -> Self::F {
         self.splat(0.0)
     }
+    /// Lane i of vector j becomes lane j of vector i.
+    #[inline(always)]
+    fn transpose(self, vectors: [Self::F; LANES]) -> [Self::F; LANES] {
+        let mut rows = [[0.0; LANES]; LANES];
+        for (vector, row) in vectors.into_iter().zip(&mut rows) {
+            self.store(vector, row);
+        }
+        std::array::from_fn(|i| self.load(&std::array::from_fn(|j| rows[j][i])))
+    }
 }
 
 /// Plain arrays, for any processor.
@@ -257,6 +266,36 @@ mod x86 {
             unsafe {
                 let exponent = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+            }
+        }
+        #[inline(always)]
+        fn transpose(self, vectors: [Self::F; LANES]) -> [Self::F; LANES] {
+            let [a, b, c, d, e, f, g, h] = vectors;
+            unsafe {
+                // Pairs of rows, then fours, within each half of the vectors; then the halves.
+                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                let (ef, gh) = (_mm256_unpacklo_ps(e, f), _mm256_unpacklo_ps(g, h));
+                let (ef_high, gh_high) = (_mm256_unpackhi_ps(e, f), _mm256_unpackhi_ps(g, h));
+                let first = [
+                    _mm256_shuffle_ps::<0x44>(ab, cd),
+                    _mm256_shuffle_ps::<0xee>(ab, cd),
+                    _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+                    _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+                ];
+                let second = [
+                    _mm256_shuffle_ps::<0x44>(ef, gh),
+                    _mm256_shuffle_ps::<0xee>(ef, gh),
+                    _mm256_shuffle_ps::<0x44>(ef_high, gh_high),
+                    _mm256_shuffle_ps::<0xee>(ef_high, gh_high),
+                ];
+                std::array::from_fn(|i| {
+                    if i < 4 {
+                        _mm256_permute2f128_ps::<0x20>(first[i], second[i])
+                    } else {
+                        _mm256_permute2f128_ps::<0x31>(first[i - 4], second[i - 4])
+                    }
+                })
             }
         }
     }

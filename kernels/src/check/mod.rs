@@ -42,6 +42,7 @@ pub struct Family {
 pub const fn families() -> &'static [Family] {
     &[
         crate::adamw::FAMILY,
+        crate::attention::FAMILY,
         crate::glu::FAMILY,
         crate::norms::FAMILY,
         crate::pool::FAMILY,
