@@ -150,11 +150,8 @@ unsafe fn sum<K: Load, const ROWS: usize, const PANELS: usize>(tile: &Tile<K::Le
         // The result comes from afar, and is not needed before the sums are done.
         for row in 0..ROWS {
             let out = tile.out.wrapping_add(row * tile.out_stride + first * PANEL).cast::<i8>();
-            // SAFETY: prefetching may name any address.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(out);
-                _mm_prefetch::<_MM_HINT_T0>(out.wrapping_add(PANEL * size_of::<f32>() - 1));
-            }
+            _mm_prefetch::<_MM_HINT_T0>(out);
+            _mm_prefetch::<_MM_HINT_T0>(out.wrapping_add(PANEL * size_of::<f32>() - 1));
         }
     }
     // SAFETY: the left operand has ROWS · GROUP numbers for each group, as f32; each panel PANEL · GROUP. Prefetching may
