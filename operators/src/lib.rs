@@ -31,6 +31,8 @@ pub mod config;
 pub mod conformance;
 mod error;
 mod guard;
+#[cfg(feature = "models")]
+pub mod models;
 mod operator;
 mod registry;
 mod resources;

@@ -1,0 +1,159 @@
+//! Language models and encoders, loaded from Hugging Face folders.
+//!
+//! A [`Model`] is read from `config.json` and safetensors, as transformers 4 or 5 writes them. What a configuration asks for and is not
+//! supported is refused by name. Texts are packed one behind the other ([`Batch`]), so that nothing is spent on padding.
+//!
+//! # Numbers
+//!
+//! Activations and sums are f32; weights are f32 or bf16 as [`LoadOptions::precision`] says. A document has the same bits alone and in any
+//! batch, whatever the number of threads. Formulas follow the models' own programs in transformers, whose results in f32
+//! agree to the rounding of f32.
+
+mod architectures;
+mod batch;
+mod config;
+mod error;
+mod heads;
+mod layers;
+mod rope;
+mod transformer;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+pub use batch::Batch;
+pub use error::{ModelError, Result};
+pub use gristmill_kernels::gemm::Precision;
+pub use layers::Compute;
+
+use std::path::Path;
+
+use config::Config;
+use heads::Head;
+use layers::Loader;
+use transformer::Transformer;
+use weights::Weights;
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// What weights of linear layers are rounded to; they take 4 or 2 bytes each.
+    pub precision: Precision,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { precision: Precision::F32 }
+    }
+}
+
+/// A model with its weights.
+#[derive(Debug)]
+pub struct Model {
+    kind: String,
+    transformer: Transformer,
+    head: Head,
+}
+
+impl Model {
+    /// Loads `config.json` and the weights of a folder.
+    ///
+    /// # Errors
+    /// A file that cannot be read, an architecture or a setting that is not supported, a tensor that is missing, of another shape, or
+    /// that the architecture has no place for.
+    pub fn load(folder: &Path, options: LoadOptions) -> Result<Self> {
+        let config = Config::read(folder)?;
+        let weights = Weights::open(folder)?;
+        Self::assemble(&config, &weights, options)
+    }
+
+    fn assemble(config: &Config, weights: &Weights, options: LoadOptions) -> Result<Self> {
+        if config.get("quantization_config").is_some() {
+            return Err(config.unsupported("quantization_config", "a model without one"));
+        }
+        let assemble = architectures::find(config)?;
+        let kind = config.model_type()?.to_owned();
+        let architectures::Assembled { transformer, head } =
+            assemble(config, &Loader::new(weights, options.precision))?;
+        weights.expect_all_used(&kind)?;
+        Ok(Self { kind, transformer, head })
+    }
+
+    /// The architecture, as `model_type` of the configuration names it.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// Elements of a hidden state.
+    pub fn hidden_size(&self) -> usize {
+        self.transformer.hidden
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.transformer.layers.len()
+    }
+
+    /// Number of tokens that the model knows.
+    pub fn vocabulary(&self) -> usize {
+        self.transformer.vocabulary
+    }
+
+    /// The most tokens of a document, where there is a limit.
+    pub fn most_positions(&self) -> Option<usize> {
+        self.transformer.most_positions
+    }
+
+    /// Names of the labels of a classifier.
+    pub fn labels(&self) -> Option<&[String]> {
+        match &self.head {
+            Head::Classifier(classifier) => Some(&classifier.labels),
+            _ => None,
+        }
+    }
+
+    /// Hidden states after the last norm, `[tokens, hidden size]`.
+    ///
+    /// # Errors
+    /// A token id or a length that the model does not have.
+    pub fn hidden_states(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {
+        self.transformer.forward(compute, batch, |_, _| {})
+    }
+
+    /// The same, and `each` sees the embeddings as 0 and the residual stream that each layer leaves, before the last norm.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn every_hidden_state(
+        &self,
+        compute: Compute<'_>,
+        batch: &Batch,
+        each: impl FnMut(usize, &[f32]),
+    ) -> Result<Vec<f32>> {
+        self.transformer.forward(compute, batch, each)
+    }
+
+    /// Logits of a classifier, `[documents, labels]`; `None` where the model is not one.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn classify(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        let Head::Classifier(classifier) = &self.head else { return Ok(None) };
+        let states = self.hidden_states(compute, batch)?;
+        classifier.forward(compute, self.transformer.hidden, &states, batch.offsets()).map(Some)
+    }
+
+    /// Logits of each token to come after each token, `[tokens, vocabulary]`; `None` where the model is not a language model. They
+    /// take much memory: this is for looking at few tokens.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn logits(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        let Head::LanguageModel(head) = &self.head else { return Ok(None) };
+        let states = self.hidden_states(compute, batch)?;
+        let mut logits = Vec::new();
+        head.forward(compute, &states, &mut logits)?;
+        Ok(Some(logits))
+    }
+}
