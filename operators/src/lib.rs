@@ -21,7 +21,7 @@
 //! # Ok::<(), gristmill_operators::OperatorError>(())
 //! ```
 //!
-//! Cargo features keep the tree small: `blocklist`, `tokens` and `sample` each add their operators, `parquet` lets term
+//! Cargo features keep the tree small: `blocklist`, `tokens`, `models` and `sample` each add their operators, `parquet` lets term
 //! lists be Parquet files.
 
 #[cfg(feature = "blocklist")]
@@ -38,6 +38,8 @@ mod registry;
 mod resources;
 #[cfg(feature = "sample")]
 pub mod sample;
+#[cfg(feature = "models")]
+pub mod scoring;
 #[cfg(feature = "tokens")]
 pub mod tokens;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::error::{ModelError, Result};
+use super::files::ModelFiles;
 use super::rope::{RopeSpec, Scaling};
 
 /// A configuration with the path that messages name.
@@ -18,12 +19,9 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads `config.json` of a folder.
-    pub(crate) fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read(&path)
-            .map_err(|error| ModelError::Read { path: path.clone(), message: error.to_string() })?;
-        Self::parse(&path, &text)
+    /// Reads `config.json` of a model.
+    pub(crate) fn read(files: &ModelFiles<'_>) -> Result<Self> {
+        Self::parse(&files.path("config.json"), &files.read("config.json")?)
     }
 
     /// The same of bytes; messages name the path.

@@ -44,11 +44,6 @@ impl Linear {
         self.weights.outputs()
     }
 
-    /// Bytes of the weights.
-    pub(crate) fn memory(&self) -> usize {
-        self.weights.memory() + self.bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()))
-    }
-
     /// Overwrites y `[rows, out]`.
     pub(crate) fn forward(&self, compute: Compute<'_>, x: &[f32], y: &mut Vec<f32>) -> Result<()> {
         let rows = x.len() / self.weights.inputs().max(1);

@@ -13,9 +13,11 @@ mod architectures;
 mod batch;
 mod config;
 mod error;
+mod files;
 mod heads;
 mod layers;
 mod rope;
+mod sentence;
 mod transformer;
 mod weights;
 
@@ -26,10 +28,11 @@ pub use batch::Batch;
 pub use error::{ModelError, Result};
 pub use gristmill_kernels::gemm::Precision;
 pub use layers::Compute;
+pub(crate) use sentence::Sentence;
 
-use std::path::Path;
-
+use crate::{ResourceIdentity, Resources};
 use config::Config;
+use files::ModelFiles;
 use heads::Head;
 use layers::Loader;
 use transformer::Transformer;
@@ -52,20 +55,24 @@ impl Default for LoadOptions {
 #[derive(Debug)]
 pub struct Model {
     kind: String,
+    /// What the configuration says labels are to each other.
+    problem: Option<String>,
     transformer: Transformer,
     head: Head,
 }
 
 impl Model {
-    /// Loads `config.json` and the weights of a folder.
+    /// Loads `config.json` and the weights of a location: a folder, a URL that `resources` can read, or a repository on the Hugging Face
+    /// Hub such as `EleutherAI/pythia-160m`. The identities are those of all files that were read.
     ///
     /// # Errors
     /// A file that cannot be read, an architecture or a setting that is not supported, a tensor that is missing, of another shape, or
     /// that the architecture has no place for.
-    pub fn load(folder: &Path, options: LoadOptions) -> Result<Self> {
-        let config = Config::read(folder)?;
-        let weights = Weights::open(folder)?;
-        Self::assemble(&config, &weights, options)
+    pub fn load(location: &str, resources: &Resources, options: LoadOptions) -> Result<(Self, Vec<ResourceIdentity>)> {
+        let files = ModelFiles::new(location, resources);
+        let config = Config::read(&files)?;
+        let weights = Weights::open(&files)?;
+        Ok((Self::assemble(&config, &weights, options)?, files.identities()))
     }
 
     fn assemble(config: &Config, weights: &Weights, options: LoadOptions) -> Result<Self> {
@@ -77,7 +84,8 @@ impl Model {
         let architectures::Assembled { transformer, head } =
             assemble(config, &Loader::new(weights, options.precision))?;
         weights.expect_all_used(&kind)?;
-        Ok(Self { kind, transformer, head })
+        let problem = config.text("problem_type")?.map(str::to_owned);
+        Ok(Self { kind, problem, transformer, head })
     }
 
     /// The architecture, as `model_type` of the configuration names it.
@@ -111,6 +119,11 @@ impl Model {
             Head::Classifier(classifier) => Some(&classifier.labels),
             _ => None,
         }
+    }
+
+    /// `problem_type` of the configuration: what labels are to each other, where it says so.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
     }
 
     /// Hidden states after the last norm, `[tokens, hidden size]`.

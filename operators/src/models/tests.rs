@@ -8,13 +8,19 @@ use gristmill_kernels::workers::{Serial, Threads};
 use safetensors::SafeTensors;
 
 use super::config::Config;
+use super::files::ModelFiles;
 use super::weights::Weights;
 use super::{Batch, Compute, LoadOptions, Model};
+use crate::Resources;
 
 const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 
-/// The folder of a reference model, if it is there.
+/// The folder of a reference model: one of the fixtures, or of the data beside the checkout, if that is there.
 fn reference(model: &str) -> Option<PathBuf> {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(model);
+    if fixture.exists() {
+        return Some(fixture);
+    }
     let data = std::env::var_os("GRISTMILL_DATA").map_or_else(|| PathBuf::from("../../shared/data"), PathBuf::from);
     let folder = data.join("reference").join(model);
     if folder.exists() {
@@ -57,7 +63,9 @@ impl Expected {
 fn load(folder: &Path, config: &str) -> Model {
     let path = folder.join(config);
     let config = Config::parse(&path, &std::fs::read(&path).unwrap()).unwrap();
-    Model::assemble(&config, &Weights::open(folder).unwrap(), LoadOptions::default()).unwrap()
+    let resources = Resources::local();
+    let files = ModelFiles::new(&folder.to_string_lossy(), &resources);
+    Model::assemble(&config, &Weights::open(&files).unwrap(), LoadOptions::default()).unwrap()
 }
 
 fn packed(texts: &[Vec<u32>]) -> Batch {
@@ -86,7 +94,7 @@ fn difference(got: &[f32], expected: &[f32], texts: &[Vec<u32>], width: usize) -
 fn decoders_give_the_logits_and_hidden_states_of_the_references() {
     // The reference's own error in f32 against f64, times what another order of additions may add.
     for model in ["llama", "llama3", "qwen2", "olmo", "olmo2", "gpt-neox"] {
-        let Some(folder) = reference(model) else { return };
+        let Some(folder) = reference(model) else { continue };
         let expected = Expected::of(&folder);
         let texts = expected.texts();
         for config in ["config.json", "config_v5.json"] {
@@ -111,7 +119,7 @@ fn decoders_give_the_logits_and_hidden_states_of_the_references() {
 #[test]
 fn classifiers_give_the_logits_and_hidden_states_of_the_references() {
     for model in ["bert-classifier", "modernbert-classifier"] {
-        let Some(folder) = reference(model) else { return };
+        let Some(folder) = reference(model) else { continue };
         let expected = Expected::of(&folder);
         let texts = expected.texts();
         for config in ["config.json", "config_v5.json"] {
@@ -141,7 +149,7 @@ fn classifiers_give_the_logits_and_hidden_states_of_the_references() {
 fn a_document_has_the_same_bits_alone_and_in_a_batch_and_on_threads() {
     let threads = Threads::new(2);
     for model in ["llama", "llama3", "qwen2", "olmo", "olmo2", "gpt-neox", "bert-classifier", "modernbert-classifier"] {
-        let Some(folder) = reference(model) else { return };
+        let Some(folder) = reference(model) else { continue };
         let loaded = load(&folder, "config.json");
         let texts = Expected::of(&folder).texts();
         let batch = packed(&texts);
@@ -157,4 +165,95 @@ fn a_document_has_the_same_bits_alone_and_in_a_batch_and_on_threads() {
         }
         assert_eq!(start, together.len());
     }
+}
+
+/// A copy of a reference model that a test changes.
+fn copy(model: &str) -> tempfile::TempDir {
+    let (from, to) = (reference(model).unwrap(), tempfile::tempdir().unwrap());
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(from.join(name), to.path().join(name)).unwrap();
+    }
+    to
+}
+
+fn load_error(folder: &Path) -> String {
+    Model::load(&folder.to_string_lossy(), &Resources::local(), LoadOptions::default()).unwrap_err().to_string()
+}
+
+/// Changes one key of a copy's configuration.
+fn with_key(model: &str, key: &str, value: serde_json::Value) -> tempfile::TempDir {
+    let folder = copy(model);
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config[key] = value;
+    std::fs::write(path, config.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    use serde_json::json;
+    for (model, key, value, expected) in [
+        ("llama", "model_type", json!("mamba"), "'model_type' is \"mamba\", and one of bert, "),
+        ("llama", "hidden_act", json!("relu2"), "'hidden_act' is \"relu2\""),
+        ("llama", "rope_scaling", json!({"rope_type": "spiral"}), "'rope_scaling.rope_type' is \"spiral\""),
+        ("llama", "rope_scaling", json!({"type": "linear"}), "'rope_scaling.factor' is missing"),
+        ("llama", "num_key_value_heads", json!(3), "'num_key_value_heads' is 3"),
+        ("llama", "hidden_size", json!("wide"), "'hidden_size' is \"wide\""),
+        ("llama", "hidden_size", json!(null), "'hidden_size' is missing"),
+        ("llama", "quantization_config", json!({"bits": 4}), "'quantization_config'"),
+        ("llama", "layer_types", json!(["full_attention"]), "a list of 2"),
+        ("llama", "intermediate_size", json!(100), "has shape [172, 64], and [100, 64] is expected"),
+        ("llama", "attention_bias", json!(true), "no tensor 'model.layers.0.self_attn.q_proj.bias'"),
+        ("llama", "num_hidden_layers", json!(1), "without a place in the architecture llama: 'model.layers.1."),
+        ("bert-classifier", "is_decoder", json!(true), "'is_decoder' is true"),
+        ("bert-classifier", "position_embedding_type", json!("relative_key"), "'position_embedding_type'"),
+        ("modernbert-classifier", "classifier_pooling", json!("max"), "\"cls\" or \"mean\""),
+    ] {
+        let folder = with_key(model, key, value);
+        let error = load_error(folder.path());
+        assert!(error.contains(expected), "{key}: {error}");
+        assert!(error.contains(&*folder.path().to_string_lossy()), "{error}");
+    }
+}
+
+#[test]
+fn broken_files_are_named_with_what_is_wrong() {
+    let folder = copy("llama");
+    let weights = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();
+    assert!(load_error(folder.path()).contains("cut off"), "{}", load_error(folder.path()));
+    std::fs::write(&weights, &bytes[..5]).unwrap();
+    assert!(load_error(folder.path()).contains("5 bytes are too few"));
+    std::fs::write(&weights, b"not at all what it should be").unwrap();
+    assert!(load_error(folder.path()).contains("not safetensors, or cut off"));
+    std::fs::remove_file(&weights).unwrap();
+    assert!(load_error(folder.path()).contains("model.safetensors"));
+    std::fs::write(folder.path().join("pytorch_model.bin"), b"").unwrap();
+    assert!(load_error(folder.path()).contains("there is pytorch_model.bin, and weights must be safetensors"));
+    std::fs::write(folder.path().join("config.json"), b"[1]").unwrap();
+    assert!(load_error(folder.path()).contains("config.json: an object is expected, found a list"));
+    std::fs::write(folder.path().join("config.json"), b"{\"a\": }").unwrap();
+    assert!(load_error(folder.path()).contains("line 1"));
+}
+
+#[test]
+fn ids_and_lengths_that_the_model_does_not_have_are_errors() {
+    let folder = reference("bert-classifier").unwrap();
+    let model = load(&folder, "config.json");
+    let error = model.hidden_states(ALONE, &Batch::of(&[1, 5000])).unwrap_err().to_string();
+    assert_eq!(error, "token id at 1 is 5000, and an id below 1024, the size of the vocabulary, is allowed");
+    let error = model.hidden_states(ALONE, &Batch::of(&[7; 200])).unwrap_err().to_string();
+    assert!(error.contains("number of tokens of document at 0 is 200, and at most 128"), "{error}");
+    assert!(model.hidden_states(ALONE, &Batch::default()).unwrap().is_empty());
+}
+
+#[test]
+fn weights_in_several_files_are_those_of_one() {
+    let Some(folder) = reference("qwen2") else { return };
+    let one = load(&folder, "config.json");
+    let several = load(&folder.join("sharded"), "../config.json");
+    let batch = packed(&Expected::of(&folder).texts());
+    assert_eq!(one.logits(ALONE, &batch).unwrap(), several.logits(ALONE, &batch).unwrap());
 }

@@ -14,7 +14,11 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::error::{ModelError, Result};
+use super::files::{Content, ModelFiles};
 use crate::nearest;
+
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
 
 /// The largest header that is read; those of the largest models are below 1 MB.
 const MOST_HEADER: u64 = 100 << 20;
@@ -33,38 +37,34 @@ pub(crate) struct Weights {
 #[derive(Debug)]
 struct TensorFile {
     path: PathBuf,
+    content: Content,
     metadata: Metadata,
     /// Where tensors begin.
     start: u64,
 }
 
 impl Weights {
-    /// Opens the weights in a folder.
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let index = folder.join("model.safetensors.index.json");
-        let single = folder.join("model.safetensors");
-        if index.exists() {
-            return Self::open_index(&index, folder);
+    /// Opens the weights of a model.
+    pub(crate) fn open(files: &ModelFiles<'_>) -> Result<Self> {
+        if let Some(index) = files.read_if_there(INDEX) {
+            return Self::open_index(files, &index);
         }
-        if !single.exists() {
-            let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
-            let other = others.into_iter().find(|name| folder.join(name).exists());
-            let message = match other {
-                Some(other) => format!("no such file; there is {other}, and weights must be safetensors"),
-                None => "no such file, and no model.safetensors.index.json beside it".to_owned(),
-            };
-            return Err(ModelError::Read { path: single, message });
+        let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
+        if !files.is_on_disk(SINGLE)
+            && let Some(other) = others.into_iter().find(|name| files.is_on_disk(name))
+        {
+            let message = format!("no such file; there is {other}, and weights must be safetensors");
+            return Err(ModelError::Read { path: files.path(SINGLE), message });
         }
-        let file = TensorFile::open(&single)?;
+        let file = TensorFile::open(files, SINGLE)?;
         let places = file.metadata.tensors().into_keys().map(|name| (name, 0)).collect();
-        Ok(Self { path: single, files: vec![file], places, used: RefCell::default() })
+        Ok(Self { path: files.path(SINGLE), files: vec![file], places, used: RefCell::default() })
     }
 
-    fn open_index(path: &Path, folder: &Path) -> Result<Self> {
-        let malformed = |message: String| ModelError::Malformed { path: path.into(), message };
-        let text =
-            std::fs::read(path).map_err(|error| ModelError::Read { path: path.into(), message: error.to_string() })?;
-        let index: serde_json::Value = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+    fn open_index(files: &ModelFiles<'_>, text: &[u8]) -> Result<Self> {
+        let path = files.path(INDEX);
+        let malformed = |message: String| ModelError::Malformed { path: path.clone(), message };
+        let index: serde_json::Value = serde_json::from_slice(text).map_err(|error| malformed(error.to_string()))?;
         let map = index.get("weight_map").and_then(serde_json::Value::as_object);
         let map = map.ok_or_else(|| malformed("no object 'weight_map'".into()))?;
         let mut names: Vec<&str> = Vec::new();
@@ -79,13 +79,13 @@ impl Weights {
             });
             places.insert(tensor.clone(), number);
         }
-        let files = names.iter().map(|name| TensorFile::open(&folder.join(name))).collect::<Result<Vec<_>>>()?;
+        let opened = names.iter().map(|name| TensorFile::open(files, name)).collect::<Result<Vec<_>>>()?;
         for (tensor, &number) in &places {
-            if files[number].metadata.info(tensor).is_none() {
+            if opened[number].metadata.info(tensor).is_none() {
                 return Err(malformed(format!("weight_map: {} has no tensor '{tensor}'", names[number])));
             }
         }
-        Ok(Self { path: path.into(), files, places, used: RefCell::default() })
+        Ok(Self { path, files: opened, places, used: RefCell::default() })
     }
 
     /// Whether there is a tensor of this name.
@@ -141,13 +141,15 @@ impl Weights {
 }
 
 impl TensorFile {
-    fn open(path: &Path) -> Result<Self> {
-        let unreadable = |error: std::io::Error| ModelError::Read { path: path.into(), message: error.to_string() };
-        let malformed = |message: String| ModelError::Malformed { path: path.into(), message };
-        let mut file = File::open(path).map_err(unreadable)?;
-        let size = file.metadata().map_err(unreadable)?.len();
+    fn open(files: &ModelFiles<'_>, name: &str) -> Result<Self> {
+        let (path, content) = (files.path(name), files.content(name)?);
+        let malformed = |message: String| ModelError::Malformed { path: path.clone(), message };
+        let size = content.size().map_err(|error| unreadable(&path, &error))?;
+        if size < 8 {
+            return Err(malformed(format!("{size} bytes are too few for safetensors")));
+        }
         let mut length = [0; 8];
-        file.read_exact(&mut length).map_err(|_| malformed(format!("{size} bytes are too few for safetensors")))?;
+        content.read_at(0, &mut length).map_err(|error| unreadable(&path, &error))?;
         let header = u64::from_le_bytes(length);
         if header > MOST_HEADER || header + 8 > size {
             return Err(malformed(format!(
@@ -155,32 +157,31 @@ impl TensorFile {
             )));
         }
         let mut bytes = vec![0; header as usize];
-        file.read_exact(&mut bytes).map_err(unreadable)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&bytes).map_err(|error| malformed(format!("the header is not of safetensors: {error}")))?;
+        content.read_at(8, &mut bytes).map_err(|error| unreadable(&path, &error))?;
+        let metadata: Metadata = serde_json::from_slice(&bytes)
+            .map_err(|error| malformed(format!("the header is not of safetensors: {error}")))?;
         let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0) as u64;
         if 8 + header + end != size {
+            let expected = 8 + header + end;
             return Err(malformed(format!(
-                "{} bytes are expected by the header, found {size}: the file is cut off or has a tail",
-                8 + header + end
+                "{expected} bytes are expected by the header, found {size}: the file is cut off or has a tail"
             )));
         }
-        Ok(Self { path: path.into(), metadata, start: 8 + header })
+        Ok(Self { path, content, metadata, start: 8 + header })
     }
 
     fn read(&self, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
-        let unreadable =
-            |error: std::io::Error| ModelError::Read { path: self.path.clone(), message: error.to_string() };
         let (begin, end) = info.data_offsets;
         let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &size| bits.checked_mul(size));
         if end < begin || bits != Some((end - begin) * 8) {
-            let message = format!("tensor '{name}' of shape {:?} and type {:?} cannot lie at bytes {begin} to {end}", info.shape, info.dtype);
+            let message = format!(
+                "tensor '{name}' of shape {:?} and type {:?} cannot lie at bytes {begin} to {end}",
+                info.shape, info.dtype
+            );
             return Err(ModelError::Malformed { path: self.path.clone(), message });
         }
         let mut bytes = vec![0; end - begin];
-        let mut file = File::open(&self.path).map_err(unreadable)?;
-        file.seek(SeekFrom::Start(self.start + begin as u64)).map_err(unreadable)?;
-        file.read_exact(&mut bytes).map_err(unreadable)?;
+        self.content.read_at(self.start + begin as u64, &mut bytes).map_err(|error| unreadable(&self.path, &error))?;
         let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
         Ok(match info.dtype {
             Dtype::F32 => {
@@ -194,4 +195,33 @@ impl TensorFile {
             }
         })
     }
+}
+
+impl Content {
+    fn size(&self) -> std::io::Result<u64> {
+        match self {
+            Self::Disk(path) => Ok(std::fs::metadata(path)?.len()),
+            Self::Memory(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+
+    fn read_at(&self, start: u64, to: &mut [u8]) -> std::io::Result<()> {
+        match self {
+            Self::Disk(path) => {
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start(start))?;
+                file.read_exact(to)
+            }
+            Self::Memory(bytes) => {
+                let start = usize::try_from(start).map_err(|_| std::io::ErrorKind::UnexpectedEof)?;
+                let range = start..start.saturating_add(to.len());
+                to.copy_from_slice(bytes.get(range).ok_or(std::io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> ModelError {
+    ModelError::Read { path: path.into(), message: error.to_string() }
 }

@@ -170,6 +170,11 @@ impl Tokenizer {
         encoded
     }
 
+    /// The text of ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, EncodeError> {
+        self.shared.stages()?.pipeline.decode(ids, true).map_err(failed)
+    }
+
     /// A counter, which finds the number of tokens much faster than encoding does. One per thread.
     #[must_use]
     pub fn counter(&self) -> TokenCounter {
