@@ -148,6 +148,14 @@ impl Table {
 }
 
 impl RopeSpec {
+    /// The most positions of a model with so many by its configuration: `dynamic` multiplies them.
+    pub(crate) fn longest(&self, positions: usize) -> usize {
+        match self.scaling {
+            Scaling::Dynamic { factor, .. } => (positions as f64 * factor.max(1.0)) as usize,
+            _ => positions,
+        }
+    }
+
     /// The trained length, where texts beyond it have other frequencies.
     const fn trained_if_length_matters(&self) -> Option<usize> {
         match self.scaling {

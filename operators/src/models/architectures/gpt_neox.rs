@@ -61,7 +61,7 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
     let transformer = Transformer {
         hidden,
         vocabulary,
-        most_positions: Some(config.count(&["max_position_embeddings"])?),
+        most_positions: Some(rope.longest(config.count(&["max_position_embeddings"])?)),
         embeddings: Embeddings::of_tokens(model.tensor("embed_in.weight", &[vocabulary, hidden])?),
         ropes: vec![Rope::new(rope)],
         layers,

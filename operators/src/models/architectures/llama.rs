@@ -188,7 +188,7 @@ fn build(config: &Config, loader: &Loader<'_>, kin: Kin) -> Result<Assembled> {
     let transformer = Transformer {
         hidden,
         vocabulary,
-        most_positions: Some(config.count(&["max_position_embeddings"])?),
+        most_positions: Some(rope.longest(config.count(&["max_position_embeddings"])?)),
         embeddings: Embeddings::of_tokens(model.tensor("embed_tokens.weight", &[vocabulary, hidden])?),
         ropes: vec![Rope::new(rope)],
         layers,
