@@ -10,8 +10,7 @@ use std::ops::Range;
 
 pub(crate) const FAMILY: Family = Family { name: "attention", cases, benches };
 
-const REASON: &str =
-    "sums in single precision of products whose magnitude is the scale; weights of tensor cores' products are rounded to the type";
+const REASON: &str = "sums in single precision of products whose magnitude is the scale; weights of tensor cores' products are rounded to the type";
 
 /// How buffers lie in memory: elements after each head and after each row, or heads outside of rows.
 #[derive(Clone, Copy, Debug)]
@@ -284,11 +283,12 @@ impl Case {
             DType::F16 => 1.0 / 2048.0,
             _ => 0.0,
         };
-        let tolerance = Tolerance::rounded(self.dtype, 1e-5 + rounded_weights, REASON).with_absolute(match self.dtype {
-            // Weights below the smallest number of the type, and products of them.
-            DType::F16 => 1e-6,
-            _ => 1e-30,
-        });
+        let tolerance =
+            Tolerance::rounded(self.dtype, 1e-5 + rounded_weights, REASON).with_absolute(match self.dtype {
+                // Weights below the smallest number of the type, and products of them.
+                DType::F16 => 1e-6,
+                _ => 1e-30,
+            });
         let spread = |values: &[f64]| self.layout.spread(values, shape);
         Expected::scaled(spread(&sums.values), spread(&sums.magnitudes), tolerance)
     }
@@ -409,7 +409,8 @@ impl Problem for Case {
     fn work(&self) -> Work {
         let (queries, keys): (usize, usize) = (self.query_shape().iter().product(), self.key_shape().iter().product());
         // Backward reads q, o, d_o and writes dq; reads k, v and writes dk, dv.
-        let (elements, products) = if self.gradient.is_some() { (4 * queries + 4 * keys, 5) } else { (2 * queries + 2 * keys, 2) };
+        let (elements, products) =
+            if self.gradient.is_some() { (4 * queries + 4 * keys, 5) } else { (2 * queries + 2 * keys, 2) };
         let sums = 4 * self.query_rows() * self.attention.query_heads;
         let pairs = reference::pairs(&self.attention, &self.documents());
         Work {

@@ -76,10 +76,8 @@ impl<B> Heads<B> {
 impl Documents<&[i64]> {
     /// Checks the offsets, and returns the number of documents.
     pub(super) fn check(&self) -> Result<usize, ShapeError> {
-        let lists = [
-            ("query_offsets", self.query_offsets, self.query_rows),
-            ("key_offsets", self.key_offsets, self.key_rows),
-        ];
+        let lists =
+            [("query_offsets", self.query_offsets, self.query_rows), ("key_offsets", self.key_offsets, self.key_rows)];
         for (name, offsets, rows) in lists {
             let mut before = 0;
             for (index, &offset) in offsets.iter().enumerate() {
@@ -129,9 +127,9 @@ impl Document {
         let keys = self.keys.len();
         // The position plus the number of queries, so that it is not negative.
         let (position, queries) = (query + keys, self.queries.len());
-        let end = mask.right.map_or(keys, |right| {
-            (position.saturating_add(right).saturating_add(1)).saturating_sub(queries).min(keys)
-        });
+        let end = mask
+            .right
+            .map_or(keys, |right| (position.saturating_add(right).saturating_add(1)).saturating_sub(queries).min(keys));
         let start = mask.left.map_or(0, |left| position.saturating_sub(queries.saturating_add(left)).min(keys));
         start.min(end)..end
     }
@@ -175,7 +173,8 @@ mod tests {
 
     #[test]
     fn queries_see_what_the_mask_says() {
-        let masks = [Mask::ALL, Mask::CAUSAL, Mask::window(2, 1), Mask::window(0, 0), Mask { left: Some(3), right: None }];
+        let masks =
+            [Mask::ALL, Mask::CAUSAL, Mask::window(2, 1), Mask::window(0, 0), Mask { left: Some(3), right: None }];
         for mask in masks {
             for (queries, keys) in [(0, 3), (5, 5), (3, 9), (7, 2), (1, 40), (4, 0)] {
                 let document = Document { queries: 0..queries, keys: 0..keys };
@@ -207,7 +206,9 @@ mod tests {
         assert_eq!(tasks.count(), 12);
         let found: Vec<_> = (0..12).map(|task| tasks.find(task)).collect();
         let expected: Vec<_> = (0..4)
-            .flat_map(|document| (0..2).flat_map(move |head| (0..pieces[document]).map(move |piece| (document, head, piece))))
+            .flat_map(|document| {
+                (0..2).flat_map(move |head| (0..pieces[document]).map(move |piece| (document, head, piece)))
+            })
             .collect();
         assert_eq!(found, expected);
         assert_eq!(Tasks::new(0, 2, |_| 1).count(), 0);

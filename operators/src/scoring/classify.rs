@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{COMPUTE, Precision, Reader, Reading, SharedReader, Windows, default_column};
+use super::{COMPUTE, Precision, Reader, Reading, Windows, default_column};
 use crate::columns::TextColumn;
 use crate::config::invalid;
 use crate::operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, RowEffect, extend_batch, extend_schema};
@@ -194,7 +194,7 @@ fn metadata_fields() -> Fields {
 struct Classify {
     spec: OperatorSpec,
     schema: SchemaRef,
-    reader: SharedReader,
+    reader: Arc<Reader>,
     scorer: Scorer,
 }
 
@@ -249,7 +249,7 @@ impl Operator for Classify {
 
 struct ClassifyPass {
     schema: SchemaRef,
-    reader: SharedReader,
+    reader: Arc<Reader>,
     scorer: Scorer,
     /// Rows of earlier batches.
     rows: u64,

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{COMPUTE, Precision, Reader, Reading, SharedReader, Windows, default_column, unusable};
+use super::{COMPUTE, Precision, Reader, Reading, Windows, default_column, unusable};
 use crate::columns::TextColumn;
 use crate::config::invalid;
 use crate::models::{Batch, ModelError, Sentence};
@@ -167,7 +167,7 @@ impl OperatorKind for EmbedKind {
 struct Embed {
     spec: OperatorSpec,
     schema: SchemaRef,
-    reader: SharedReader,
+    reader: Arc<Reader>,
     embedder: Embedder,
 }
 
@@ -306,7 +306,7 @@ fn median(states: &[f32], vector: &mut [f32]) {
 
 struct EmbedPass {
     schema: SchemaRef,
-    reader: SharedReader,
+    reader: Arc<Reader>,
     embedder: Embedder,
     /// Rows of earlier batches.
     rows: u64,

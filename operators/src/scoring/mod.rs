@@ -5,6 +5,7 @@
 
 mod classify;
 mod embed;
+mod loaded;
 mod rethreshold;
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,7 @@ const BATCH_TOKENS: usize = 2048;
 const COMPUTE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 
 /// What weights are rounded to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// Single precision, 4 bytes a weight.
@@ -63,7 +64,7 @@ fn default_column() -> String {
 struct Reader {
     kind: &'static str,
     column: String,
-    model: Model,
+    model: Arc<Model>,
     tokenizer: Tokenizer,
     windows: Windows,
     /// The most tokens of a window, special tokens included.
@@ -87,8 +88,7 @@ impl Reader {
     fn new(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
         let Reading { model: location, tokenizer, column, precision, windows, context_length, preferred_length } =
             reading;
-        let (model, mut identities) =
-            Model::load(location, resources, precision.into()).map_err(|error| unusable(location, &error))?;
+        let (model, mut identities) = loaded::load(location, precision, resources)?;
         let (tokenizer, identity) = Tokenizer::load(tokenizer.unwrap_or(location), resources)?;
         identities.push(identity);
         if tokenizer.vocab_size() > model.vocabulary() {
@@ -149,6 +149,3 @@ impl Reader {
 fn unusable(location: &str, error: &ModelError) -> OperatorError {
     OperatorError::Resource { location: location.to_owned(), message: error.to_string() }
 }
-
-/// What the operators of this module share.
-type SharedReader = Arc<Reader>;

@@ -299,3 +299,22 @@ fn all_minilm_gives_the_embeddings_of_the_reference() {
     println!("{rows} documents, smallest cosine {worst}");
     assert!(rows == 200 && worst >= 0.99999, "{worst}");
 }
+
+#[test]
+fn a_model_is_loaded_once_and_again_when_its_files_change() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(fixture("bert-classifier").join(name), folder.path().join(name)).unwrap();
+    }
+    let location = folder.path().to_string_lossy();
+    let load = || super::loaded::load(&location, super::Precision::F32, &Resources::local()).unwrap();
+    let (first, identities) = load();
+    let (second, same) = load();
+    assert!(Arc::ptr_eq(&first, &second));
+    assert_eq!(identities, same);
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    std::fs::write(folder.path().join("config.json"), config.replace("\"low\"", "\"lower\"")).unwrap();
+    let (third, others) = load();
+    assert!(!Arc::ptr_eq(&first, &third) && others != identities);
+    assert_eq!(third.labels().unwrap()[0], "lower");
+}

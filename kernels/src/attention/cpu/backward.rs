@@ -133,9 +133,7 @@ fn backward_block_on<S: Simd>(
             }
             let part = panel * width * PANEL..(panel + 1) * width * PANEL;
             let start = first * lanes + panel * PANEL;
-            for (left, right, out) in
-                [(&*keys, &*queries, &mut *weights), (&*values, &*gradients, &mut *differences)]
-            {
+            for (left, right, out) in [(&*keys, &*queries, &mut *weights), (&*values, &*gradients, &mut *differences)] {
                 product(
                     simd,
                     [last - first, width],

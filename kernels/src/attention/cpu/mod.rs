@@ -78,7 +78,8 @@ impl Attention {
         dk.check_write("dk", dk.buffer.len(), keys)?;
         dv.check_write("dv", dv.buffer.len(), keys)?;
 
-        let strides = [(dq.row_stride, dq.head_stride), (dk.row_stride, dk.head_stride), (dv.row_stride, dv.head_stride)];
+        let strides =
+            [(dq.row_stride, dq.head_stride), (dk.row_stride, dk.head_stride), (dv.row_stride, dv.head_stride)];
         let parts = [Parts::new(dq.buffer), Parts::new(dk.buffer), Parts::new(dv.buffer)];
         let results: [Results<'_>; 3] = std::array::from_fn(|i| {
             let (row_stride, head_stride) = strides[i];
@@ -167,7 +168,8 @@ impl Block {
     #[inline(always)]
     fn place(&self, lane: usize) -> Option<(usize, usize)> {
         let number = self.first_lane + lane;
-        (lane < self.lanes).then(|| (self.first_row + number / self.group, self.head * self.group + number % self.group))
+        (lane < self.lanes)
+            .then(|| (self.first_row + number / self.group, self.head * self.group + number % self.group))
     }
 
     /// A lane's row of queries or of what is as long; `None` beyond the last.

@@ -101,7 +101,10 @@ struct Tile {
 /// For each of `COUNT` rows and `depth` values of k the operands have their elements, and the result has rows of `PANEL`.
 #[inline(always)]
 #[allow(unsafe_code, reason = "operands are read without a check of each element")]
-#[allow(clippy::needless_range_loop, reason = "counted loops over arrays of registers read like the tile that they compute")]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "counted loops over arrays of registers read like the tile that they compute"
+)]
 unsafe fn sum<S: Simd, const COUNT: usize>(simd: S, tile: Tile, factors: Option<[S::F; 2]>) {
     let mut sums = [[simd.zero(); 2]; COUNT];
     // SAFETY: the condition of the function.
