@@ -23,4 +23,4 @@ macro_rules! modules {
     };
 }
 
-pub(crate) const MODULES: &[Module] = modules!["adamw", "attention", "glu", "norms", "pool", "rotary", "softmax"];
+pub(crate) const MODULES: &[Module] = modules!["adamw", "attention", "glu", "linear_ce", "norms", "pool", "rotary", "softmax"];

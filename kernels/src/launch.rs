@@ -119,6 +119,11 @@ impl<'a, T: Element> Buffer<'a, T> {
     pub(crate) const fn argument(&self) -> Argument {
         Argument::Address(self.address)
     }
+
+    /// The address of the element `offset`, at most the length.
+    pub(crate) const fn argument_at(&self, offset: usize) -> Argument {
+        Argument::Address(self.address + (offset * size_of::<T>()) as u64)
+    }
 }
 
 /// Memory that a launch writes, and may read, on the machine that will run it.

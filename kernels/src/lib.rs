@@ -18,6 +18,7 @@
 //! | [`adamw`] | AdamW on many tensors at once, with clipping by the norm of all gradients |
 //! | [`attention`] | attention of packed documents without matrices of scores, forward and backward |
 //! | [`glu`] | SiLU and GELU, alone or as a gate, forward and backward |
+//! | [`linear_ce`] | a language model's head with its cross-entropy, forward and backward, without the logits |
 //! | [`norms`] | RMSNorm and LayerNorm, forward and backward |
 //! | [`pool`] | one row for each document, rows of length 1 |
 //! | [`rotary`] | rotary position embedding, forward and backward |
@@ -47,6 +48,7 @@ pub mod glu;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod launch;
+pub mod linear_ce;
 mod math;
 pub mod norms;
 pub mod pool;

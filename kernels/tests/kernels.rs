@@ -93,4 +93,4 @@ macro_rules! tests {
         })*
     };
 }
-tests!(adamw, attention, glu, norms, pool, rotary, softmax);
+tests!(adamw, attention, glu, linear_ce, norms, pool, rotary, softmax);

@@ -44,6 +44,7 @@ pub const fn families() -> &'static [Family] {
         crate::adamw::FAMILY,
         crate::attention::FAMILY,
         crate::glu::FAMILY,
+        crate::linear_ce::FAMILY,
         crate::norms::FAMILY,
         crate::pool::FAMILY,
         crate::rotary::FAMILY,

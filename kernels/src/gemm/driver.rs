@@ -120,8 +120,14 @@ pub(super) struct Job<'a> {
 /// The right operand.
 #[derive(Clone, Copy)]
 pub(super) enum Right<'a, R> {
-    /// Panels that hold all of k.
-    Packed(&'a [R]),
+    /// Panels that hold all of k, and where one begins after another: further apart than they are long, where k is a part of
+    /// what they hold.
+    Packed {
+        /// From the first value of k of the first panel on.
+        panels: &'a [R],
+        /// Elements from one panel to the next.
+        stride: usize,
+    },
     /// A k × n matrix, packed a block at a time.
     Plain(Matrix<'a>),
 }
@@ -173,7 +179,7 @@ pub(super) unsafe fn multiply<K: Kernel>(
         let _entered = Entered::<K>::new();
         match work.right {
             // SAFETY: the caller vouches for the features, parts are disjoint, and `_entered` has prepared the thread.
-            Right::Packed(_) => unsafe { work.packed::<K>(rows, panels) },
+            Right::Packed { .. } => unsafe { work.packed::<K>(rows, panels) },
             // SAFETY: as above.
             Right::Plain(_) => unsafe { work.plain::<K>(rows, panels) },
         }
@@ -189,6 +195,77 @@ pub(super) unsafe fn multiply<K: Kernel>(
         }
         run(first);
     });
+}
+
+/// Columns of a product that is computed in pieces, one after another, in the same memory.
+pub(super) struct Pieces<'a> {
+    /// Columns of the whole product.
+    pub(super) columns: usize,
+    /// Those that are computed; the first is a multiple of [`PANEL`].
+    pub(super) range: Range<usize>,
+    /// Columns of a piece, a multiple of [`PANEL`]; the last has fewer where it must.
+    pub(super) width: usize,
+    /// What the sums begin with: a number for each column of the whole product, padded to whole panels; none is zero.
+    pub(super) bias: &'a [f32],
+    /// Rows × `width`, to be worked in.
+    pub(super) scratch: &'a mut [f32],
+}
+
+/// Computes left · right, m × k times k × n, in pieces of columns, and hands over each: its columns, and its elements in rows that
+/// are [`Pieces::width`] apart. Elements have the bits that [`multiply`] gives them.
+///
+/// The left operand is packed once for all pieces: m × k elements, each row padded to a multiple of [`Kernel::GROUP`].
+///
+/// # Safety
+///
+/// The processor must have the features that `K` is made for.
+pub(super) unsafe fn multiply_pieces<K: Kernel>(
+    left: Matrix<'_>,
+    right: &[K::Right],
+    pieces: Pieces<'_>,
+    each: &mut dyn FnMut(Range<usize>, &mut [f32]),
+) {
+    let (m, k) = (left.layout().rows, left.layout().columns);
+    let Pieces { columns, range, width, bias, scratch } = pieces;
+    let scratch = &mut scratch[..m * width];
+    let all: Vec<Chunk> = chunks(0..m, K::ROWS, K::ROW_UNIT).collect();
+    let blocks: Vec<_> = split(0..k, K::DEPTH).map(|depth| (depth.start, Rows::new::<K>(left, &all, depth))).collect();
+    let least = all.iter().map(|chunk| chunk.stored).min().unwrap_or(1);
+    let stride = panel_len::<K::Right>(k);
+    for first in range.clone().step_by(width) {
+        let piece = first..range.end.min(first + width);
+        let bias = if bias.is_empty() { bias } else { &bias[first..] };
+        if k == 0 {
+            for row in scratch.chunks_exact_mut(width) {
+                begin(&mut row[..piece.len()], Job { bias: bias.get(..piece.len()), accumulate: false, threads: 1 });
+            }
+        } else if m > 0 {
+            let packed = &right[first / PANEL * stride..];
+            let work = Work {
+                left,
+                right: Right::Packed { panels: packed, stride },
+                depth: k,
+                columns: piece.len().min(columns - first),
+                out: Shared(scratch.as_mut_ptr()),
+                stride: width,
+                start: if bias.is_empty() { Start::Zero } else { Start::Bias },
+                bias,
+            };
+            // The thread is the caller's own again when it gets a piece, which it may multiply with something.
+            let _entered = Entered::<K>::new();
+            let together = if m * k * size_of::<K::Left>() <= RESIDENT { K::panels(least) } else { width / PANEL };
+            for panels in split(0..piece.len().div_ceil(PANEL), together) {
+                for (k, rows) in &blocks {
+                    let packed = &packed[panels.start * stride + k * PANEL..];
+                    let columns = Columns { panels: panels.clone(), packed, stride };
+                    // SAFETY: as for this function; the result is the scratch memory, which is this call's own and has room
+                    // for each row and each column of the piece.
+                    unsafe { work.block::<K>(rows, &columns, *k) };
+                }
+            }
+        }
+        each(piece, scratch);
+    }
 }
 
 /// What a row of the result is before any product is added.
@@ -267,8 +344,7 @@ impl<R: WeightElement> Work<'_, R> {
     ///
     /// As for [`multiply`]; no other thread may use these rows and panels of the result.
     unsafe fn packed<K: Kernel<Right = R>>(&self, rows: Range<usize>, panels: Range<usize>) {
-        let Right::Packed(packed) = self.right else { return };
-        let stride = panel_len::<R>(self.depth);
+        let Right::Packed { panels: packed, stride } = self.right else { return };
         let columns = |panels: &Range<usize>, k: usize| Columns {
             panels: panels.clone(),
             packed: &packed[panels.start * stride + k * PANEL..],

@@ -2,13 +2,15 @@
 
 #![allow(unsafe_code, reason = "micro-kernels need features of the processor")]
 
+use std::ops::Range;
+
 #[cfg(target_arch = "x86_64")]
 use super::amx::{self, Amx};
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{Avx2Bf16, Avx2F32};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{Avx512Dot, Avx512F32, Avx512Widening};
-use super::driver::{Job, Right, multiply};
+use super::driver::{Job, Pieces, Right, multiply, multiply_pieces};
 use super::element::{Bf16, Rounded};
 use super::matrix::{Matrix, MatrixMut};
 use super::portable::Portable;
@@ -110,6 +112,52 @@ impl Engine {
             Self::Amx => unsafe { multiply::<Amx>(left, right, out, job) },
             // SAFETY: needs no features.
             _ => unsafe { multiply::<Portable<Rounded, Bf16>>(left, right, out, job) },
+        }
+    }
+
+    /// left · right in f32, in pieces. [`Engine::choose`] has allowed it.
+    pub(super) fn pieces_f32(
+        self,
+        left: Matrix<'_>,
+        right: &[f32],
+        pieces: Pieces<'_>,
+        each: &mut dyn FnMut(Range<usize>, &mut [f32]),
+    ) {
+        match self {
+            // SAFETY: `choose` lets engines through only where the processor has the features.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { multiply_pieces::<Avx2F32>(left, right, pieces, each) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { multiply_pieces::<Avx512F32>(left, right, pieces, each) },
+            // SAFETY: needs no features.
+            _ => unsafe { multiply_pieces::<Portable<f32, f32>>(left, right, pieces, each) },
+        }
+    }
+
+    /// left · right in bf16, in pieces. [`Engine::choose`] has allowed it.
+    pub(super) fn pieces_bf16(
+        self,
+        left: Matrix<'_>,
+        right: &[Bf16],
+        pieces: Pieces<'_>,
+        each: &mut dyn FnMut(Range<usize>, &mut [f32]),
+    ) {
+        match self {
+            // SAFETY: `choose` lets engines through only where the processor has the features.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { multiply_pieces::<Avx2Bf16>(left, right, pieces, each) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { multiply_pieces::<Avx512Widening>(left, right, pieces, each) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => unsafe { multiply_pieces::<Avx512Dot>(left, right, pieces, each) },
+            // SAFETY: as above, and the process has leave to use the tile registers.
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => unsafe { multiply_pieces::<Amx>(left, right, pieces, each) },
+            // SAFETY: needs no features.
+            _ => unsafe { multiply_pieces::<Portable<Rounded, Bf16>>(left, right, pieces, each) },
         }
     }
 }

@@ -56,9 +56,11 @@ mod pack;
 mod portable;
 
 #[cfg(test)]
+mod pieces_tests;
+#[cfg(test)]
 mod tests;
 
-use driver::{Job, Right};
+use driver::{Job, Pieces, Right};
 use element::{Bf16, Buffer, WeightElement};
 pub use engine::Engine;
 pub use matrix::{Layout, Matrix, MatrixMut, Values};
@@ -233,10 +235,99 @@ impl PackedWeights {
         let engine = Engine::choose(options.engine, self.precision())?;
         let job = Job { bias: options.bias, accumulate: options.accumulate, threads: options.threads };
         match &self.panels {
-            Panels::F32(panels) => engine.multiply_f32(x, Right::Packed(panels.as_slice()), &mut y, job),
-            Panels::Bf16(panels) => engine.multiply_bf16(x, Right::Packed(panels.as_slice()), &mut y, job),
+            Panels::F32(panels) => engine.multiply_f32(x, whole(panels, self.inputs), &mut y, job),
+            Panels::Bf16(panels) => engine.multiply_bf16(x, whole(panels, self.inputs), &mut y, job),
         }
         Ok(())
+    }
+
+    /// Ranges of outputs begin at multiples of this.
+    pub(crate) const COLUMNS: usize = pack::PANEL;
+
+    /// Ranges of inputs begin at multiples of this.
+    pub(crate) const DEPTH: usize = Bf16::UNIT;
+
+    /// The outputs of `range` in pieces of `width` outputs, one after another in the same memory: `each` gets the outputs of a
+    /// piece, and their values in rows that are `width` apart. Elements have the bits that [`PackedWeights::matmul`] gives
+    /// them. `bias` is empty or has a number for each output, padded to a multiple of [`PackedWeights::COLUMNS`].
+    ///
+    /// Beside `scratch`, tokens × `width`, it takes the packed `x`: see [`PackedWeights::packed_rows_memory`].
+    ///
+    /// # Errors
+    ///
+    /// Sizes that do not agree, and a range or a width that is not whole panels.
+    pub(crate) fn matmul_pieces(
+        &self,
+        x: Matrix<'_>,
+        range: std::ops::Range<usize>,
+        width: usize,
+        bias: &[f32],
+        scratch: &mut [f32],
+        each: &mut dyn FnMut(std::ops::Range<usize>, &mut [f32]),
+    ) -> Result<(), GemmError> {
+        agree("columns of x", self.inputs, x.layout().columns)?;
+        agree("the range's last output", range.end.min(self.outputs), range.end)?;
+        agree("the range's first output", range.start / Self::COLUMNS * Self::COLUMNS, range.start)?;
+        agree("width of a piece", width.max(1).next_multiple_of(Self::COLUMNS), width)?;
+        if !bias.is_empty() {
+            agree("length of the bias", self.outputs.next_multiple_of(Self::COLUMNS), bias.len())?;
+        }
+        let needed = x.layout().rows * width;
+        if scratch.len() < needed {
+            return Err(GemmError::TooShort { needed, found: scratch.len() });
+        }
+        let engine = Engine::choose(None, self.precision())?;
+        let pieces = Pieces { columns: self.outputs, range, width, bias, scratch };
+        match &self.panels {
+            Panels::F32(panels) => engine.pieces_f32(x, panels.as_slice(), pieces, each),
+            Panels::Bf16(panels) => engine.pieces_bf16(x, panels.as_slice(), pieces, each),
+        }
+        Ok(())
+    }
+
+    /// y += x·Wᵀ where x has some of the inputs only, and the others are taken as absent.
+    ///
+    /// # Errors
+    ///
+    /// Sizes that do not agree, and a range that does not begin, or does neither end at the last input nor, at a multiple of
+    /// [`PackedWeights::DEPTH`].
+    pub(crate) fn add_part(
+        &self,
+        x: Matrix<'_>,
+        inputs: std::ops::Range<usize>,
+        mut y: MatrixMut<'_>,
+    ) -> Result<(), GemmError> {
+        agree("columns of x", inputs.len(), x.layout().columns)?;
+        agree("columns of y", self.outputs, y.layout().columns)?;
+        agree("rows of y", x.layout().rows, y.layout().rows)?;
+        agree("the range's first input", inputs.start / Self::DEPTH * Self::DEPTH, inputs.start)?;
+        if inputs.end != self.inputs {
+            agree("the range's last input", inputs.end.min(self.inputs) / Self::DEPTH * Self::DEPTH, inputs.end)?;
+        }
+        let engine = Engine::choose(None, self.precision())?;
+        let job = Job { bias: None, accumulate: true, threads: 1 };
+        match &self.panels {
+            Panels::F32(panels) => engine.multiply_f32(x, part(panels, self.inputs, inputs.start), &mut y, job),
+            Panels::Bf16(panels) => engine.multiply_bf16(x, part(panels, self.inputs, inputs.start), &mut y, job),
+        }
+        Ok(())
+    }
+
+    /// The weights of one output, which is below [`PackedWeights::outputs`], as they are after rounding.
+    pub(crate) fn output(&self, output: usize) -> impl Iterator<Item = f32> + '_ {
+        let (panel, column) = (output / pack::PANEL, output % pack::PANEL);
+        (0..self.inputs).map(move |input| match &self.panels {
+            Panels::F32(panels) => element(panels.as_slice(), panel * panel_len::<f32>(self.inputs), column, input),
+            Panels::Bf16(panels) => element(panels.as_slice(), panel * panel_len::<Bf16>(self.inputs), column, input),
+        })
+    }
+
+    /// Bytes that a product with `rows` rows and `depth` inputs packs at most at one time, whatever the engine.
+    pub(crate) const fn packed_rows_memory(rows: usize, depth: usize) -> usize {
+        // Rows are padded to 16 and inputs in each of up to depth / 256 blocks to 32; an alignment and a list of chunks for each.
+        let blocks = depth.div_ceil(256);
+        rows.next_multiple_of(16) * (depth.next_multiple_of(32) * 4 + blocks * size_of::<pack::Chunk>() * 4)
+            + blocks * 512
     }
 }
 
@@ -288,6 +379,22 @@ pub fn gemm(a: Matrix<'_>, b: Matrix<'_>, mut c: MatrixMut<'_>, options: &GemmOp
         Precision::Bf16 => engine.multiply_bf16(a, Right::Plain(b), &mut c, job),
     }
     Ok(())
+}
+
+/// One number of the panel that begins at `start`.
+fn element<R: WeightElement>(panels: &[R], start: usize, column: usize, input: usize) -> f32 {
+    panels[start + input / R::PAIR * R::PAIR * pack::PANEL + column * R::PAIR + input % R::PAIR].value()
+}
+
+/// Panels of weights with all of their inputs.
+fn whole<R: WeightElement>(panels: &Buffer<R>, inputs: usize) -> Right<'_, R> {
+    part(panels, inputs, 0)
+}
+
+/// Panels of weights from an input on, which is a multiple of [`PackedWeights::DEPTH`].
+fn part<R: WeightElement>(panels: &Buffer<R>, inputs: usize, first: usize) -> Right<'_, R> {
+    let panels = panels.as_slice();
+    Right::Packed { panels: &panels[(first * pack::PANEL).min(panels.len())..], stride: panel_len::<R>(inputs) }
 }
 
 /// All panels of weights of shape `[out, in]`.

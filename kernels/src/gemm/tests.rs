@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::driver::{Job, Kernel, Right, Start, Tile, multiply};
 use super::element::{Bf16, Bf16Format, Element, Format, WeightElement, round_to_bf16};
-use super::pack::{Chunk, PANEL, chunks};
+use super::pack::{Chunk, PANEL, chunks, panel_len};
 use super::*;
 
 /// The micro-kernel `K` in plain Rust: the same packing and block sizes, read number by number.
@@ -103,7 +103,7 @@ impl Subject {
             (Self::Emulated(engine, Precision::F32), weights) => {
                 let right = match weights {
                     Weights::Packed(PackedWeights { panels: Panels::F32(panels), .. }) => {
-                        Right::Packed(panels.as_slice())
+                        Right::Packed { panels: panels.as_slice(), stride: panel_len::<f32>(left.layout().columns) }
                     }
                     Weights::Packed(_) => panic!("weights packed in another precision"),
                     Weights::Plain(right) => Right::Plain(right),
@@ -120,7 +120,7 @@ impl Subject {
             (Self::Emulated(engine, Precision::Bf16), weights) => {
                 let right = match weights {
                     Weights::Packed(PackedWeights { panels: Panels::Bf16(panels), .. }) => {
-                        Right::Packed(panels.as_slice())
+                        Right::Packed { panels: panels.as_slice(), stride: panel_len::<Bf16>(left.layout().columns) }
                     }
                     Weights::Packed(_) => panic!("weights packed in another precision"),
                     Weights::Plain(right) => Right::Plain(right),
