@@ -27,6 +27,8 @@ fn specs(workspace: &Workspace) -> Vec<OperatorSpec> {
         OperatorSpec::new("tokenize", json!({"tokenizer": tokenizer})),
         OperatorSpec::new("classify", json!({"model": model("bert-classifier"), "context_length": 64})),
         OperatorSpec::new("embed", json!({"model": model("modernbert-classifier")})),
+        OperatorSpec::new("perplexity", json!({"model": model("llama")})),
+        OperatorSpec::new("next_token", json!({"model": model("llama"), "top": 2})),
         OperatorSpec::new("derive", json!({"n": "character_length(text)"})),
         OperatorSpec::new("filter", json!({"keep": "id % 2 = 0"})),
         OperatorSpec::new("select", json!({"columns": ["id", "upper(text) AS shout"]})),

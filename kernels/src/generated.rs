@@ -23,4 +23,5 @@ macro_rules! modules {
     };
 }
 
-pub(crate) const MODULES: &[Module] = modules!["adamw", "attention", "glu", "linear_ce", "norms", "pool", "rotary", "softmax"];
+pub(crate) const MODULES: &[Module] =
+    modules!["adamw", "attention", "glu", "linear_ce", "norms", "pool", "rotary", "softmax"];

@@ -1,6 +1,7 @@
 //! What stands on a stack of layers: the head of a language model, or a classifier.
 
 use gristmill_kernels::glu::{self, Activation};
+use gristmill_kernels::linear_ce;
 use gristmill_kernels::pool::Pool;
 
 use super::config::Config;
@@ -12,7 +13,7 @@ use super::transformer::Transformer;
 #[derive(Debug)]
 pub(crate) enum Head {
     None,
-    LanguageModel(Linear),
+    LanguageModel(linear_ce::Head),
     Classifier(Classifier),
 }
 
@@ -62,12 +63,13 @@ impl Head {
         let weight = format!("{name}.weight");
         if config.flag("tie_word_embeddings", tied)? {
             loader.ignore(|name| name == weight);
-            return Ok(Self::LanguageModel(loader.linear_of(&embeddings.tokens, *hidden, *vocabulary)?));
+            return Ok(Self::LanguageModel(loader.head(&embeddings.tokens, *hidden, *vocabulary)?));
         }
         if !loader.has(&weight) && config.class().is_some_and(|class| class.ends_with("Model")) {
             return Ok(Self::None);
         }
-        Ok(Self::LanguageModel(loader.linear(name, *hidden, *vocabulary, Bias::None)?))
+        let weights = loader.tensor(&weight, &[*vocabulary, *hidden])?;
+        Ok(Self::LanguageModel(loader.head(&weights, *hidden, *vocabulary)?))
     }
 
     /// The head of an encoder: a classifier if it was saved as one, else none.

@@ -3,6 +3,7 @@
 use gristmill_kernels::attention::Mask;
 use gristmill_kernels::gemm::{MatmulOptions, Matrix, MatrixMut, PackedWeights, Precision, Values};
 use gristmill_kernels::glu::Activation;
+use gristmill_kernels::linear_ce;
 use gristmill_kernels::norms::{self, NormKind};
 use gristmill_kernels::workers::Workers;
 
@@ -191,9 +192,10 @@ impl<'a> Loader<'a> {
         Linear::new(&weights, outputs, inputs, bias, self.precision)
     }
 
-    /// A linear layer without a bias, of weights that are there already: `[out, in]`.
-    pub(crate) fn linear_of(&self, weights: &[f32], inputs: usize, outputs: usize) -> Result<Linear> {
-        Linear::new(weights, outputs, inputs, None, self.precision)
+    /// The head of a language model, of weights `[vocabulary, hidden]`.
+    pub(crate) fn head(&self, weights: &[f32], hidden: usize, vocabulary: usize) -> Result<linear_ce::Head> {
+        let weights = Matrix::row_major(Values::F32(weights), vocabulary, hidden)?;
+        Ok(linear_ce::Head::new(weights, None, self.precision)?)
     }
 
     /// Counts tensors as used, of which the numbers are not needed.

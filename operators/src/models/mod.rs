@@ -33,6 +33,8 @@ pub(crate) use sentence::Sentence;
 use crate::{ResourceIdentity, Resources};
 use config::Config;
 use files::ModelFiles;
+use gristmill_kernels::linear_ce::{self, Ids, LinearCe, Scores, Tokens};
+use gristmill_kernels::pool::Pool;
 use heads::Head;
 use layers::Loader;
 use transformer::Transformer;
@@ -157,6 +159,11 @@ impl Model {
         classifier.forward(compute, self.transformer.hidden, &states, batch.offsets()).map(Some)
     }
 
+    /// Whether the model predicts tokens.
+    pub fn is_language_model(&self) -> bool {
+        matches!(self.head, Head::LanguageModel(_))
+    }
+
     /// Logits of each token to come after each token, `[tokens, vocabulary]`; `None` where the model is not a language model. They
     /// take much memory: this is for looking at few tokens.
     ///
@@ -165,8 +172,59 @@ impl Model {
     pub fn logits(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
         let Head::LanguageModel(head) = &self.head else { return Ok(None) };
         let states = self.hidden_states(compute, batch)?;
-        let mut logits = Vec::new();
-        head.forward(compute, &states, &mut logits)?;
-        Ok(Some(logits))
+        self.logits_of(head, &states).map(Some)
+    }
+
+    /// Logits of each token to come after each document, `[documents, vocabulary]`; `None` where the model is not a language model.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`], and a document without tokens.
+    pub fn next_logits(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        let Head::LanguageModel(head) = &self.head else { return Ok(None) };
+        if let Some(index) = batch.offsets().windows(2).position(|document| document[0] == document[1]) {
+            let allowed = "at least one token".to_owned();
+            return Err(ModelError::Input { what: "number of tokens of document", index, value: 0, allowed });
+        }
+        let (states, hidden) = (self.hidden_states(compute, batch)?, self.transformer.hidden);
+        let mut last = vec![0.0; batch.documents() * hidden];
+        Pool::Last.forward(compute.workers, hidden, &states, batch.offsets(), &mut last)?;
+        self.logits_of(head, &last).map(Some)
+    }
+
+    fn logits_of(&self, head: &linear_ce::Head, states: &[f32]) -> Result<Vec<f32>> {
+        let mut logits = vec![0.0; states.len() / self.transformer.hidden * self.transformer.vocabulary];
+        head.logits(states, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// The negative log-likelihood of each token, in nats, given those before it in its document: `[tokens]`, 0 for the first of each document. `None`
+    /// where the model is not a language model. The logits are never held.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn token_losses(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        let Head::LanguageModel(head) = &self.head else { return Ok(None) };
+        let states = self.hidden_states(compute, batch)?;
+        // A row predicts the token of the next one; the last of a document predicts nothing.
+        let mut targets: Vec<i64> = batch.ids().iter().skip(1).map(|&id| i64::from(id)).collect();
+        targets.resize(batch.tokens(), linear_ce::IGNORED);
+        for &end in &batch.offsets()[1..] {
+            if end > 0 {
+                targets[end as usize - 1] = linear_ce::IGNORED;
+            }
+        }
+        let linear_ce = LinearCe {
+            width: self.transformer.hidden,
+            vocabulary: self.transformer.vocabulary,
+            logit_scale: 1.0,
+            label_smoothing: 0.0,
+        };
+        let (mut losses, mut log_sums) = (vec![0.0; batch.tokens()], vec![0.0; batch.tokens()]);
+        let tokens = Tokens { ids: Ids::I64(&targets), offsets: None };
+        linear_ce.forward(compute.workers, &states, head, tokens, Scores::new(&mut losses, &mut log_sums))?;
+        // The loss of a token stands at the one before it.
+        let shift = losses.len().min(1);
+        losses.rotate_right(shift);
+        Ok(Some(losses))
     }
 }

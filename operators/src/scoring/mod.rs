@@ -1,4 +1,4 @@
-//! Operators that let models read texts: `classify`, `rethreshold` and `embed`.
+//! Operators that let models read texts: `classify` and `rethreshold`, `embed`, `perplexity`, `next_token`.
 //!
 //! A model is loaded once for all splits. Each pass packs the texts of its batch one behind the other up to [`BATCH_TOKENS`] tokens, so nothing is
 //! spent on padding, and texts have the same numbers whatever is beside them.
@@ -6,6 +6,8 @@
 mod classify;
 mod embed;
 mod loaded;
+mod next_token;
+mod perplexity;
 mod rethreshold;
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,8 @@ mod windows;
 
 pub use classify::{ClassifyConfig, ClassifyKind, Label, Score};
 pub use embed::{EmbedConfig, EmbedKind, Embedding, Pooling};
+pub use next_token::{NextTokenConfig, NextTokenKind};
+pub use perplexity::{PerplexityConfig, PerplexityKind};
 pub use rethreshold::{RethresholdConfig, RethresholdKind};
 pub use windows::Windows;
 
@@ -111,6 +115,15 @@ impl Reader {
             None => preferred_length.filter(|&length| length > around).map_or(most, |length| length.min(most)),
         };
         Ok(Self { kind, column: column.to_owned(), model, tokenizer, windows, context_length, identities })
+    }
+
+    /// Refuses a model that does not predict tokens, or sees those to come.
+    fn expect_language_model(&self, location: &str) -> Result<()> {
+        if self.model.is_language_model() {
+            return Ok(());
+        }
+        let message = format!("a model of the kind '{}' without the head of a language model", self.model.kind());
+        Err(OperatorError::Resource { location: location.to_owned(), message })
     }
 
     /// Windows of all texts of a batch, and for each row how many it has; none where the text is null.

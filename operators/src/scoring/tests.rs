@@ -11,7 +11,7 @@ use arrow_array::{Array, RecordBatch, StringArray};
 use gristmill_kernels::workers::Serial;
 use serde_json::{Value, json};
 
-use super::{ClassifyKind, EmbedKind, Windows};
+use super::{ClassifyKind, EmbedKind, NextTokenKind, PerplexityKind, Windows};
 use crate::conformance;
 use crate::models::{Batch, Compute, LoadOptions, Model};
 use crate::tokens::Tokenizer;
@@ -52,6 +52,8 @@ fn conformance_suite() {
     conformance::check(&ClassifyKind, &json!({"model": modern, "windows": "retokenized", "score": "sigmoid"}));
     conformance::check(&EmbedKind, &json!({"model": bert, "pooling": "median", "normalize": true}));
     conformance::check(&EmbedKind, &json!({"model": fixture("llama"), "pooling": "none", "type": "f16"}));
+    conformance::check(&PerplexityKind, &json!({"model": fixture("llama"), "overlap": 7, "losses": true}));
+    conformance::check(&NextTokenKind, &json!({"model": fixture("llama"), "top": 3, "candidates": ["a", "b"]}));
 }
 
 #[test]
@@ -317,4 +319,107 @@ fn a_model_is_loaded_once_and_again_when_its_files_change() {
     let (third, others) = load();
     assert!(!Arc::ptr_eq(&first, &third) && others != identities);
     assert_eq!(third.labels().unwrap()[0], "lower");
+}
+
+/// Log-probabilities of each token given those before it, from the logits of the whole text.
+fn log_probabilities(model: &Model, ids: &[u32]) -> Vec<f64> {
+    let logits = model.logits(ALONE, &Batch::of(ids)).unwrap().unwrap();
+    let rows = logits.chunks_exact(model.vocabulary()).zip(&ids[1..]);
+    rows.map(|(row, &next)| {
+        let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+        f64::from(row[next as usize]) - sum.ln()
+    })
+    .collect()
+}
+
+#[test]
+fn perplexity_is_of_every_token_but_the_first() {
+    let folder = fixture("llama");
+    let text = "one two three four five six seven eight nine ten eleven twelve";
+    let batch = table(&[Some(text), None, Some("")]);
+    let (model, _) = Model::load(&folder.to_string_lossy(), &Resources::local(), LoadOptions::default()).unwrap();
+    let (tokenizer, _) = Tokenizer::load(&folder.to_string_lossy(), &Resources::local()).unwrap();
+    let mut ids = Vec::new();
+    tokenizer.encode(text, true, &mut ids).unwrap();
+    for (length, overlap) in [(128, 1), (16, 1), (16, 15), (9, 4)] {
+        let config = json!({"model": folder, "context_length": length, "overlap": overlap, "losses": true});
+        let scored = run("perplexity", config, &batch).unwrap();
+        let mut expected = Vec::new();
+        let mut end = ids.len().min(length);
+        expected.extend(log_probabilities(&model, &ids[..end]));
+        while end < ids.len() {
+            let start = end - overlap;
+            end = ids.len().min(start + length);
+            expected.extend_from_slice(&log_probabilities(&model, &ids[start..end])[overlap - 1..]);
+        }
+        assert_eq!(expected.len(), ids.len() - 1);
+        let metadata = scored["perplexity_metadata"].as_struct();
+        let losses = metadata["losses"].as_list::<i32>().value(0);
+        let losses = losses.as_primitive::<Float32Type>().values();
+        assert_eq!(losses.len(), expected.len());
+        for (loss, expected) in losses.iter().zip(&expected) {
+            assert!((f64::from(*loss) + expected).abs() < 1e-5, "{loss} {expected}");
+        }
+        let sum: f64 = expected.iter().sum();
+        let log_likelihood = metadata["log_likelihood"].as_primitive::<Float64Type>().value(0);
+        assert!((log_likelihood - sum).abs() < 1e-4);
+        let perplexity = scored["perplexity"].as_primitive::<Float64Type>();
+        assert!((perplexity.value(0).ln() + sum / expected.len() as f64).abs() < 1e-6);
+        let bits = metadata["bits_per_byte"].as_primitive::<Float64Type>().value(0);
+        assert!((bits + sum / std::f64::consts::LN_2 / text.len() as f64).abs() < 1e-6);
+        // The tokenizer puts <s> before texts, which alone predicts nothing.
+        assert!(perplexity.is_null(1) && perplexity.is_null(2) && metadata.is_null(1) && metadata.is_null(2));
+    }
+    assert!(error("perplexity", json!({"model": folder, "overlap": 128}), &batch).contains("1 to 127 are allowed"));
+    assert!(error("perplexity", json!({"model": fixture("bert-classifier")}), &batch).contains("without the head"));
+}
+
+#[test]
+fn next_tokens_are_the_most_probable_ones() {
+    let folder = fixture("llama");
+    let text = "one two three";
+    let batch = table(&[None, Some(text), Some("")]);
+    let (model, _) = Model::load(&folder.to_string_lossy(), &Resources::local(), LoadOptions::default()).unwrap();
+    let (tokenizer, _) = Tokenizer::load(&folder.to_string_lossy(), &Resources::local()).unwrap();
+    let mut ids = Vec::new();
+    tokenizer.encode(text, true, &mut ids).unwrap();
+    let probabilities = |ids: &[u32]| -> Vec<f64> {
+        let logits = model.logits(ALONE, &Batch::of(ids)).unwrap().unwrap();
+        let last = &logits[logits.len() - model.vocabulary()..];
+        let sum: f64 = last.iter().map(|&logit| f64::from(logit).exp()).sum();
+        last.iter().map(|&logit| f64::from(logit).exp() / sum).collect()
+    };
+    let config = json!({"model": folder, "top": 4, "candidates": ["two", "three"]});
+    let told = run("next_token", config, &batch).unwrap();
+    let lists = told["next_token"].as_list::<i32>();
+    let candidates = told["next_token_candidates"].as_fixed_size_list();
+    assert!(lists.is_null(0) && candidates.is_null(0));
+    // An empty text is <s>.
+    for (row, ids) in [(1, &ids[..]), (2, &ids[..1])] {
+        let expected = probabilities(ids);
+        let mut order: Vec<usize> = (0..expected.len()).collect();
+        order.sort_by(|&a, &b| expected[b].total_cmp(&expected[a]).then(a.cmp(&b)));
+        let list = lists.value(row);
+        let list = list.as_struct();
+        let got = list["id"].as_primitive::<arrow_array::types::UInt32Type>();
+        assert_eq!(got.values().iter().map(|&id| id as usize).collect::<Vec<_>>(), order[..4]);
+        for (place, &id) in order[..4].iter().enumerate() {
+            let probability = list["probability"].as_primitive::<Float32Type>().value(place);
+            assert!((f64::from(probability) - expected[id]).abs() < 1e-6);
+            assert_eq!(list["token"].as_string::<i32>().value(place), tokenizer.decode_token(id as u32).unwrap());
+        }
+        for (place, word) in ["two", "three"].into_iter().enumerate() {
+            let mut first = Vec::new();
+            tokenizer.encode(word, false, &mut first).unwrap();
+            let got = candidates.value(row).as_primitive::<Float32Type>().value(place);
+            assert!((f64::from(got) - expected[first[0] as usize]).abs() < 1e-6);
+        }
+    }
+    let short = run("next_token", json!({"model": folder, "top": 1, "context_length": 2}), &batch).unwrap();
+    let list = short["next_token"].as_list::<i32>().value(1);
+    let best = list.as_struct()["probability"].as_primitive::<Float32Type>().value(0);
+    let expected = probabilities(&ids[ids.len() - 2..]).into_iter().fold(0.0, f64::max);
+    assert!((f64::from(best) - expected).abs() < 1e-6, "the last two tokens are read");
+    assert!(error("next_token", json!({"model": folder, "top": 0}), &batch).contains("1 to 1024"));
+    assert!(error("next_token", json!({"model": folder, "candidates": [""]}), &batch).contains("candidates[0]"));
 }
