@@ -20,10 +20,15 @@ use crate::support::{TERMS, Workspace, lines, parts, pipeline};
 fn specs(workspace: &Workspace) -> Vec<OperatorSpec> {
     let terms = workspace.write("terms.txt", "fox\ndog\nwissen\n知识\n");
     let tokenizer = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/tokenizer.json");
+    let model = |name: &str| format!("{}/tests/fixtures/models/{name}", env!("CARGO_MANIFEST_DIR"));
     vec![
         OperatorSpec::new("blocklist", json!({"terms": terms})),
         OperatorSpec::new("count_tokens", json!({"tokenizer": tokenizer})),
         OperatorSpec::new("tokenize", json!({"tokenizer": tokenizer})),
+        OperatorSpec::new("classify", json!({"model": model("bert-classifier"), "context_length": 64})),
+        OperatorSpec::new("embed", json!({"model": model("modernbert-classifier")})),
+        OperatorSpec::new("perplexity", json!({"model": model("llama")})),
+        OperatorSpec::new("next_token", json!({"model": model("llama"), "top": 2})),
         OperatorSpec::new("derive", json!({"n": "character_length(text)"})),
         OperatorSpec::new("filter", json!({"keep": "id % 2 = 0"})),
         OperatorSpec::new("select", json!({"columns": ["id", "upper(text) AS shout"]})),

@@ -16,6 +16,7 @@ mod full_disk;
 mod hosts;
 mod hub;
 mod kills;
+mod models;
 mod report;
 mod s3;
 mod secrets;

@@ -21,7 +21,7 @@
 //! # Ok::<(), gristmill_operators::OperatorError>(())
 //! ```
 //!
-//! Cargo features keep the tree small: `blocklist`, `tokens` and `sample` each add their operators, `parquet` lets term
+//! Cargo features keep the tree small: `blocklist`, `tokens`, `models` and `sample` each add their operators, `parquet` lets term
 //! lists be Parquet files.
 
 #[cfg(feature = "blocklist")]
@@ -31,11 +31,15 @@ pub mod config;
 pub mod conformance;
 mod error;
 mod guard;
+#[cfg(feature = "models")]
+pub mod models;
 mod operator;
 mod registry;
 mod resources;
 #[cfg(feature = "sample")]
 pub mod sample;
+#[cfg(feature = "models")]
+pub mod scoring;
 #[cfg(feature = "tokens")]
 pub mod tokens;
 

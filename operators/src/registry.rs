@@ -30,6 +30,14 @@ impl Registry {
         let mut registry = Self::empty();
         #[cfg(feature = "blocklist")]
         registry.add(Arc::new(crate::blocklist::BlocklistKind));
+        #[cfg(feature = "models")]
+        {
+            registry.add(Arc::new(crate::scoring::ClassifyKind));
+            registry.add(Arc::new(crate::scoring::EmbedKind));
+            registry.add(Arc::new(crate::scoring::NextTokenKind));
+            registry.add(Arc::new(crate::scoring::PerplexityKind));
+            registry.add(Arc::new(crate::scoring::RethresholdKind));
+        }
         #[cfg(feature = "sample")]
         registry.add(Arc::new(crate::sample::SampleKind));
         #[cfg(feature = "tokens")]

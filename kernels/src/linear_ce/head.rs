@@ -1,7 +1,7 @@
 //! The head on the CPU.
 
-use crate::gemm::{GemmError, Matrix, PackedWeights, Precision};
-use crate::launch::{ShapeError, expect_len};
+use crate::gemm::{GemmError, MatmulOptions, Matrix, MatrixMut, PackedWeights, Precision, Values};
+use crate::launch::{ShapeError, expect_len, expect_rows};
 
 /// A head in the order in which the CPU reads it, with its bias. See the [module](super) for an example.
 #[derive(Clone, Debug)]
@@ -39,6 +39,20 @@ impl Head {
     pub fn with_gradients(weights: Matrix<'_>, bias: Option<&[f32]>, precision: Precision) -> Result<Self, ShapeError> {
         let transposed = PackedWeights::pack(weights.transposed(), precision).map_err(shape)?;
         Ok(Self { transposed: Some(transposed), ..Self::new(weights, bias, precision)? })
+    }
+
+    /// Logits of hidden states `[rows, width]`, `[rows, vocabulary]`: for a few rows of which all are wanted. They are not scaled.
+    ///
+    /// # Errors
+    /// Lengths that do not belong together.
+    pub fn logits(&self, hidden: &[f32], logits: &mut [f32]) -> Result<(), ShapeError> {
+        let (width, vocabulary) = (self.weights.inputs(), self.weights.outputs());
+        let rows = expect_rows("hidden", hidden.len(), width)?;
+        expect_len("logits", logits.len(), rows * vocabulary)?;
+        let x = Matrix::row_major(Values::F32(hidden), rows, width).map_err(shape)?;
+        let y = MatrixMut::row_major(logits, rows, vocabulary).map_err(shape)?;
+        let bias = (!self.bias.is_empty()).then(|| &self.bias[..vocabulary]);
+        self.weights.matmul(x, y, &MatmulOptions { bias, ..MatmulOptions::default() }).map_err(shape)
     }
 
     /// Whether gradients of hidden states can be computed.

@@ -170,6 +170,16 @@ impl Tokenizer {
         encoded
     }
 
+    /// The text of ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, EncodeError> {
+        self.shared.stages()?.pipeline.decode(ids, true).map_err(failed)
+    }
+
+    /// The text of one id by itself, special tokens spelt out.
+    pub fn decode_token(&self, id: u32) -> Result<String, EncodeError> {
+        self.shared.stages()?.pipeline.decode(&[id], false).map_err(failed)
+    }
+
     /// A counter, which finds the number of tokens much faster than encoding does. One per thread.
     #[must_use]
     pub fn counter(&self) -> TokenCounter {

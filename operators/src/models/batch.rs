@@ -1,0 +1,82 @@
+//! Texts of a batch as token ids, one behind the other without padding.
+
+use super::error::{ModelError, Result};
+
+/// Token ids of several documents, packed: document d has `offsets[d]..offsets[d + 1]`.
+///
+/// ```
+/// use gristmill_operators::models::Batch;
+///
+/// let mut batch = Batch::default();
+/// batch.push(&[5, 6, 7]);
+/// batch.push(&[8]);
+/// assert_eq!((batch.documents(), batch.tokens()), (2, 4));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Batch {
+    ids: Vec<u32>,
+    positions: Vec<i32>,
+    offsets: Vec<i64>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { ids: Vec::new(), positions: Vec::new(), offsets: vec![0] }
+    }
+}
+
+impl Batch {
+    /// One document.
+    pub fn of(ids: &[u32]) -> Self {
+        let mut batch = Self::default();
+        batch.push(ids);
+        batch
+    }
+
+    /// Adds a document, whose tokens have positions from 0 on.
+    pub fn push(&mut self, ids: &[u32]) {
+        self.ids.extend_from_slice(ids);
+        self.positions.extend(0..i32::try_from(ids.len()).unwrap_or(i32::MAX));
+        self.offsets.push(self.ids.len() as i64);
+    }
+
+    /// Number of documents.
+    pub fn documents(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Number of tokens of all documents.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// All token ids, `[tokens]`.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Where documents begin, `[documents + 1]`.
+    pub fn offsets(&self) -> &[i64] {
+        &self.offsets
+    }
+
+    /// Each token's position in its document, `[tokens]`.
+    pub(crate) fn positions(&self) -> &[i32] {
+        &self.positions
+    }
+
+    /// Whether a model with so many tokens and positions can take it.
+    pub(crate) fn check(&self, vocabulary: usize, positions: Option<usize>) -> Result<()> {
+        if let Some(index) = self.ids.iter().position(|&id| id as usize >= vocabulary) {
+            let allowed = format!("an id below {vocabulary}, the size of the vocabulary,");
+            return Err(ModelError::Input { what: "token id", index, value: self.ids[index].into(), allowed });
+        }
+        let Some(most) = positions else { return Ok(()) };
+        let long = self.offsets.windows(2).position(|document| document[1] - document[0] > most as i64);
+        long.map_or(Ok(()), |index| {
+            let value = self.offsets[index + 1] - self.offsets[index];
+            let allowed = format!("at most {most}, as many positions as the model has,");
+            Err(ModelError::Input { what: "number of tokens of document", index, value, allowed })
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! What can be wrong with a model's files.
+
+use std::path::PathBuf;
+
+use gristmill_kernels::gemm::GemmError;
+use gristmill_kernels::launch::ShapeError;
+
+/// A model that cannot be loaded, or inputs that it cannot take.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file of the model cannot be read.
+    #[error("cannot read {}: {message}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        message: String,
+    },
+    /// A file of the model is not what its name says.
+    #[error("{}: {message}", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// The configuration asks for something that would change the numbers, and that is not supported.
+    #[error("{}: '{key}' is {value}, and {allowed} is supported", .path.display())]
+    Unsupported {
+        /// The configuration.
+        path: PathBuf,
+        /// Path of the key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What may be there.
+        allowed: String,
+    },
+    /// The configuration lacks a key.
+    #[error("{}: '{key}' is missing; {expected} is expected", .path.display())]
+    MissingKey {
+        /// The configuration.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// The weights lack a tensor.
+    #[error("{}: no tensor '{name}' (shape {expected:?} is expected); {}", .path.display(), .hint)]
+    MissingTensor {
+        /// The file, or the index of the files.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// Its shape by the configuration.
+        expected: Vec<usize>,
+        /// The name spelt most alike, or how many there are.
+        hint: String,
+    },
+    /// A tensor is not of the shape that the configuration says.
+    #[error("{}: tensor '{name}' has shape {found:?}, and {expected:?} is expected by the configuration", .path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// Its shape by the configuration.
+        expected: Vec<usize>,
+        /// Its shape in the file.
+        found: Vec<usize>,
+    },
+    /// The weights have tensors that the architecture has no place for.
+    #[error("{}: tensors without a place in the architecture {architecture}: {}", .path.display(), .names.join(", "))]
+    UnusedTensors {
+        /// The file, or the index of the files.
+        path: PathBuf,
+        /// The architecture.
+        architecture: String,
+        /// The first few names, and how many more there are.
+        names: Vec<String>,
+    },
+    /// Token ids, positions or lengths that the model cannot take.
+    #[error("{what} at {index} is {value}, and {allowed} is allowed")]
+    Input {
+        /// Which input.
+        what: &'static str,
+        /// Which of its elements.
+        index: usize,
+        /// Its value.
+        value: i64,
+        /// What may be given.
+        allowed: String,
+    },
+    /// Sizes of the configuration that do not belong together.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// A matrix that cannot be multiplied.
+    #[error(transparent)]
+    Product(#[from] GemmError),
+}
+
+/// The result of something done with a model.
+pub type Result<T, E = ModelError> = std::result::Result<T, E>;

@@ -1,0 +1,129 @@
+//! What stands on a stack of layers: the head of a language model, or a classifier.
+
+use gristmill_kernels::glu::{self, Activation};
+use gristmill_kernels::linear_ce;
+use gristmill_kernels::pool::Pool;
+
+use super::config::Config;
+use super::error::Result;
+use super::layers::{Bias, Compute, Linear, Loader, Norm};
+use super::transformer::Transformer;
+
+/// A model's head.
+#[derive(Debug)]
+pub(crate) enum Head {
+    None,
+    LanguageModel(linear_ce::Head),
+    Classifier(Classifier),
+}
+
+/// Pooled hidden states, perhaps a layer and a norm, then a number for each label.
+#[derive(Debug)]
+pub(crate) struct Classifier {
+    pub(crate) pool: Pool,
+    pub(crate) dense: Option<(Linear, HeadActivation)>,
+    pub(crate) norm: Option<Norm>,
+    pub(crate) output: Linear,
+    pub(crate) labels: Vec<String>,
+}
+
+/// Activations of classifiers' layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadActivation {
+    Tanh,
+    Relu,
+    Gelu,
+}
+
+impl Head {
+    /// The head of a decoder: of its own name, or the embeddings again, or a classifier of the last token.
+    pub(crate) fn language_model(
+        config: &Config,
+        loader: &Loader<'_>,
+        transformer: &Transformer,
+        name: &str,
+        tied: bool,
+    ) -> Result<Self> {
+        let Transformer { hidden, vocabulary, embeddings, .. } = transformer;
+        // Buffers that old programs saved.
+        loader.ignore(|name| {
+            ["rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "attn.bias", "attn.masked_bias"]
+                .iter()
+                .any(|buffer| name.ends_with(buffer))
+        });
+        if config.class().is_some_and(|class| class.ends_with("ForSequenceClassification")) {
+            return Ok(Self::Classifier(Classifier {
+                pool: Pool::Last,
+                dense: None,
+                norm: None,
+                output: Classifier::output(config, loader, "score", *hidden, Bias::None)?,
+                labels: config.labels()?,
+            }));
+        }
+        let weight = format!("{name}.weight");
+        if config.flag("tie_word_embeddings", tied)? {
+            loader.ignore(|name| name == weight);
+            return Ok(Self::LanguageModel(loader.head(&embeddings.tokens, *hidden, *vocabulary)?));
+        }
+        if !loader.has(&weight) && config.class().is_some_and(|class| class.ends_with("Model")) {
+            return Ok(Self::None);
+        }
+        let weights = loader.tensor(&weight, &[*vocabulary, *hidden])?;
+        Ok(Self::LanguageModel(loader.head(&weights, *hidden, *vocabulary)?))
+    }
+
+    /// The head of an encoder: a classifier if it was saved as one, else none.
+    pub(crate) fn encoder(config: &Config, classifier: impl FnOnce() -> Result<Classifier>) -> Result<Self> {
+        if config.class().is_some_and(|class| class.ends_with("ForSequenceClassification")) {
+            return Ok(Self::Classifier(classifier()?));
+        }
+        Ok(Self::None)
+    }
+}
+
+impl Classifier {
+    /// The last layer, with an output for each label.
+    pub(crate) fn output(
+        config: &Config,
+        loader: &Loader<'_>,
+        name: &str,
+        hidden: usize,
+        bias: Bias,
+    ) -> Result<Linear> {
+        loader.linear(name, hidden, config.labels()?.len(), bias)
+    }
+
+    /// Logits, `[documents, labels]`, of hidden states after the last norm.
+    pub(crate) fn forward(
+        &self,
+        compute: Compute<'_>,
+        hidden: usize,
+        states: &[f32],
+        offsets: &[i64],
+    ) -> Result<Vec<f32>> {
+        let mut pooled = vec![0.0; (offsets.len() - 1) * hidden];
+        self.pool.forward(compute.workers, hidden, states, offsets, &mut pooled)?;
+        if let Some((dense, activation)) = &self.dense {
+            let mut inner = Vec::new();
+            dense.forward(compute, &pooled, &mut inner)?;
+            match activation {
+                HeadActivation::Tanh => inner.iter_mut().for_each(|value| *value = value.tanh()),
+                HeadActivation::Relu => inner.iter_mut().for_each(|value| *value = value.max(0.0)),
+                HeadActivation::Gelu => {
+                    let x = inner.clone();
+                    let slices = glu::Forward { x: x.as_slice(), up: None, y: inner.as_mut_slice() };
+                    Activation::GeluErf.forward(compute.workers, slices)?;
+                }
+            }
+            pooled = inner;
+        }
+        if let Some(norm) = &self.norm {
+            let mut normed = Vec::new();
+            norm.forward(compute, &pooled, &mut normed)?;
+            pooled = normed;
+        }
+        let mut logits = Vec::new();
+        self.output.forward(compute, &pooled, &mut logits)?;
+        Ok(logits)
+    }
+}

@@ -1,0 +1,230 @@
+//! Language models and encoders, loaded from Hugging Face folders.
+//!
+//! A [`Model`] is read from `config.json` and safetensors, as transformers 4 or 5 writes them. What a configuration asks for and is not
+//! supported is refused by name. Texts are packed one behind the other ([`Batch`]), so that nothing is spent on padding.
+//!
+//! # Numbers
+//!
+//! Activations and sums are f32; weights are f32 or bf16 as [`LoadOptions::precision`] says. A document has the same bits alone and in any
+//! batch, whatever the number of threads. Formulas follow the models' own programs in transformers, whose results in f32
+//! agree to the rounding of f32.
+
+mod architectures;
+mod batch;
+mod config;
+mod error;
+mod files;
+mod heads;
+mod layers;
+mod rope;
+mod sentence;
+mod transformer;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+pub use batch::Batch;
+pub use error::{ModelError, Result};
+pub use gristmill_kernels::gemm::Precision;
+pub use layers::Compute;
+pub(crate) use sentence::Sentence;
+
+use crate::{ResourceIdentity, Resources};
+use config::Config;
+use files::ModelFiles;
+use gristmill_kernels::linear_ce::{self, Ids, LinearCe, Scores, Tokens};
+use gristmill_kernels::pool::Pool;
+use heads::Head;
+use layers::Loader;
+use transformer::Transformer;
+use weights::Weights;
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// What weights of linear layers are rounded to; they take 4 or 2 bytes each.
+    pub precision: Precision,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { precision: Precision::F32 }
+    }
+}
+
+/// A model with its weights.
+#[derive(Debug)]
+pub struct Model {
+    kind: String,
+    /// What the configuration says labels are to each other.
+    problem: Option<String>,
+    transformer: Transformer,
+    head: Head,
+}
+
+impl Model {
+    /// Loads `config.json` and the weights of a location: a folder, a URL that `resources` can read, or a repository on the Hugging Face
+    /// Hub such as `EleutherAI/pythia-160m`. The identities are those of all files that were read.
+    ///
+    /// # Errors
+    /// A file that cannot be read, an architecture or a setting that is not supported, a tensor that is missing, of another shape, or
+    /// that the architecture has no place for.
+    pub fn load(location: &str, resources: &Resources, options: LoadOptions) -> Result<(Self, Vec<ResourceIdentity>)> {
+        let files = ModelFiles::new(location, resources);
+        let config = Config::read(&files)?;
+        let weights = Weights::open(&files)?;
+        Ok((Self::assemble(&config, &weights, options)?, files.identities()))
+    }
+
+    fn assemble(config: &Config, weights: &Weights, options: LoadOptions) -> Result<Self> {
+        if config.get("quantization_config").is_some() {
+            return Err(config.unsupported("quantization_config", "a model without one"));
+        }
+        let assemble = architectures::find(config)?;
+        let kind = config.model_type()?.to_owned();
+        let architectures::Assembled { transformer, head } =
+            assemble(config, &Loader::new(weights, options.precision))?;
+        weights.expect_all_used(&kind)?;
+        let problem = config.text("problem_type")?.map(str::to_owned);
+        Ok(Self { kind, problem, transformer, head })
+    }
+
+    /// The architecture, as `model_type` of the configuration names it.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// Elements of a hidden state.
+    pub fn hidden_size(&self) -> usize {
+        self.transformer.hidden
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.transformer.layers.len()
+    }
+
+    /// Number of tokens that the model knows.
+    pub fn vocabulary(&self) -> usize {
+        self.transformer.vocabulary
+    }
+
+    /// The most tokens of a document, where there is a limit.
+    pub fn most_positions(&self) -> Option<usize> {
+        self.transformer.most_positions
+    }
+
+    /// Names of the labels of a classifier.
+    pub fn labels(&self) -> Option<&[String]> {
+        match &self.head {
+            Head::Classifier(classifier) => Some(&classifier.labels),
+            _ => None,
+        }
+    }
+
+    /// `problem_type` of the configuration: what labels are to each other, where it says so.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Hidden states after the last norm, `[tokens, hidden size]`.
+    ///
+    /// # Errors
+    /// A token id or a length that the model does not have.
+    pub fn hidden_states(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {
+        self.transformer.forward(compute, batch, |_, _| {})
+    }
+
+    /// The same, and `each` sees the embeddings as 0 and the residual stream that each layer leaves, before the last norm.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn every_hidden_state(
+        &self,
+        compute: Compute<'_>,
+        batch: &Batch,
+        each: impl FnMut(usize, &[f32]),
+    ) -> Result<Vec<f32>> {
+        self.transformer.forward(compute, batch, each)
+    }
+
+    /// Logits of a classifier, `[documents, labels]`; `None` where the model is not one.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn classify(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        let Head::Classifier(classifier) = &self.head else { return Ok(None) };
+        let states = self.hidden_states(compute, batch)?;
+        classifier.forward(compute, self.transformer.hidden, &states, batch.offsets()).map(Some)
+    }
+
+    /// Whether the model predicts tokens.
+    pub fn is_language_model(&self) -> bool {
+        matches!(self.head, Head::LanguageModel(_))
+    }
+
+    /// Logits of each token to come after each token, `[tokens, vocabulary]`; `None` where the model is not a language model. They
+    /// take much memory: this is for looking at few tokens.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn logits(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        let Head::LanguageModel(head) = &self.head else { return Ok(None) };
+        let states = self.hidden_states(compute, batch)?;
+        self.logits_of(head, &states).map(Some)
+    }
+
+    /// Logits of each token to come after each document, `[documents, vocabulary]`; `None` where the model is not a language model.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`], and a document without tokens.
+    pub fn next_logits(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        let Head::LanguageModel(head) = &self.head else { return Ok(None) };
+        if let Some(index) = batch.offsets().windows(2).position(|document| document[0] == document[1]) {
+            let allowed = "at least one token".to_owned();
+            return Err(ModelError::Input { what: "number of tokens of document", index, value: 0, allowed });
+        }
+        let (states, hidden) = (self.hidden_states(compute, batch)?, self.transformer.hidden);
+        let mut last = vec![0.0; batch.documents() * hidden];
+        Pool::Last.forward(compute.workers, hidden, &states, batch.offsets(), &mut last)?;
+        self.logits_of(head, &last).map(Some)
+    }
+
+    fn logits_of(&self, head: &linear_ce::Head, states: &[f32]) -> Result<Vec<f32>> {
+        let mut logits = vec![0.0; states.len() / self.transformer.hidden * self.transformer.vocabulary];
+        head.logits(states, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// The negative log-likelihood of each token, in nats, given those before it in its document: `[tokens]`, 0 for the first of each document. `None`
+    /// where the model is not a language model. The logits are never held.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn token_losses(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        let Head::LanguageModel(head) = &self.head else { return Ok(None) };
+        let states = self.hidden_states(compute, batch)?;
+        // A row predicts the token of the next one; the last of a document predicts nothing.
+        let mut targets: Vec<i64> = batch.ids().iter().skip(1).map(|&id| i64::from(id)).collect();
+        targets.resize(batch.tokens(), linear_ce::IGNORED);
+        for &end in &batch.offsets()[1..] {
+            if end > 0 {
+                targets[end as usize - 1] = linear_ce::IGNORED;
+            }
+        }
+        let linear_ce = LinearCe {
+            width: self.transformer.hidden,
+            vocabulary: self.transformer.vocabulary,
+            logit_scale: 1.0,
+            label_smoothing: 0.0,
+        };
+        let (mut losses, mut log_sums) = (vec![0.0; batch.tokens()], vec![0.0; batch.tokens()]);
+        let tokens = Tokens { ids: Ids::I64(&targets), offsets: None };
+        linear_ce.forward(compute.workers, &states, head, tokens, Scores::new(&mut losses, &mut log_sums))?;
+        // The loss of a token stands at the one before it.
+        let shift = losses.len().min(1);
+        losses.rotate_right(shift);
+        Ok(Some(losses))
+    }
+}

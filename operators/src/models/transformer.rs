@@ -1,0 +1,273 @@
+//! The stack of layers that all architectures here share: embeddings, layers, a last norm.
+//!
+//! Everything works on packed rows, one for each token, so nothing is spent on padding, and a row has the same bits whatever is beside it. A
+//! layer overwrites the residual stream in place; intermediate results are kept in one [`Memory`] for all layers.
+
+use gristmill_kernels::attention::{self, Documents};
+use gristmill_kernels::glu;
+use gristmill_kernels::rotary::{Buffers, Direction, Pairing, Rotary};
+
+use super::batch::Batch;
+use super::error::Result;
+use super::layers::{Attention, Compute, FeedForward, Layer, Norm, Order};
+use super::rope::{Angles, Rope};
+
+/// What token ids become.
+#[derive(Debug)]
+pub(crate) struct Embeddings {
+    /// `[vocabulary, hidden]`.
+    pub(crate) tokens: Vec<f32>,
+    /// Learned positions, of which that of the first token is `first_position`.
+    pub(crate) positions: Option<Vec<f32>>,
+    pub(crate) first_position: usize,
+    /// Added to every token: the type of the first segment.
+    pub(crate) segment: Option<Vec<f32>>,
+    pub(crate) norm: Option<Norm>,
+}
+
+impl Embeddings {
+    /// Of tokens alone.
+    pub(crate) const fn of_tokens(tokens: Vec<f32>) -> Self {
+        Self { tokens, positions: None, first_position: 0, segment: None, norm: None }
+    }
+}
+
+/// A model without its head.
+#[derive(Debug)]
+pub(crate) struct Transformer {
+    pub(crate) hidden: usize,
+    pub(crate) vocabulary: usize,
+    /// The most tokens of a document, where the model cannot take more.
+    pub(crate) most_positions: Option<usize>,
+    pub(crate) embeddings: Embeddings,
+    pub(crate) ropes: Vec<Rope>,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) last_norm: Option<Norm>,
+}
+
+/// Intermediate results of a layer.
+#[derive(Debug, Default)]
+struct Memory {
+    normed: Vec<f32>,
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    other: Vec<f32>,
+    context: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    part: Vec<f32>,
+}
+
+impl Transformer {
+    /// Hidden states after the last norm, `[tokens, hidden]`. `each` sees the embeddings as 0, and what each layer leaves, before the last norm.
+    pub(crate) fn forward(
+        &self,
+        compute: Compute<'_>,
+        batch: &Batch,
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<Vec<f32>> {
+        batch.check(self.vocabulary, self.most_positions)?;
+        let mut x = self.embed(compute, batch)?;
+        let angles: Vec<Angles> =
+            self.ropes.iter().map(|rope| rope.angles(batch.positions(), batch.offsets())).collect();
+        let mut memory = Memory::default();
+        each(0, &x);
+        for (number, layer) in self.layers.iter().enumerate() {
+            self.layer(compute, layer, &angles, batch.offsets(), &mut x, &mut memory)?;
+            each(number + 1, &x);
+        }
+        let Some(norm) = &self.last_norm else { return Ok(x) };
+        norm.forward(compute, &x, &mut memory.normed)?;
+        Ok(memory.normed)
+    }
+
+    fn embed(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {
+        let (hidden, embeddings) = (self.hidden, &self.embeddings);
+        let row = |table: &'_ [f32], row: usize| -> std::ops::Range<usize> {
+            row * hidden..((row + 1) * hidden).min(table.len())
+        };
+        let mut x = Vec::with_capacity(batch.tokens() * hidden);
+        for (&id, &position) in batch.ids().iter().zip(batch.positions()) {
+            let start = x.len();
+            x.extend_from_slice(&embeddings.tokens[row(&embeddings.tokens, id as usize)]);
+            // In the order in which the models' own programs add them.
+            let others = [
+                embeddings.segment.as_deref(),
+                embeddings
+                    .positions
+                    .as_deref()
+                    .map(|table| &table[row(table, embeddings.first_position + position as usize)]),
+            ];
+            for other in others.into_iter().flatten() {
+                x[start..].iter_mut().zip(other).for_each(|(x, other)| *x += other);
+            }
+        }
+        let Some(norm) = &embeddings.norm else { return Ok(x) };
+        let mut normed = Vec::new();
+        norm.forward(compute, &x, &mut normed)?;
+        Ok(normed)
+    }
+
+    fn layer(
+        &self,
+        compute: Compute<'_>,
+        layer: &Layer,
+        angles: &[Angles],
+        offsets: &[i64],
+        x: &mut Vec<f32>,
+        memory: &mut Memory,
+    ) -> Result<()> {
+        let Layer { order, attention_norm, attention, feed_forward_norm, feed_forward } = layer;
+        let mut normed = std::mem::take(&mut memory.normed);
+        let mut part = std::mem::take(&mut memory.part);
+        match order {
+            Order::Before => {
+                attend(
+                    compute,
+                    attention,
+                    self.angles_of(attention, angles),
+                    offsets,
+                    before(compute, attention_norm, x, &mut normed)?,
+                    memory,
+                )?;
+                attention.output.add(compute, &memory.context, x)?;
+                feed(compute, feed_forward, before(compute, feed_forward_norm, x, &mut normed)?, memory)?;
+                feed_forward.down.add(compute, &memory.gate, x)?;
+            }
+            Order::Parallel => {
+                attend(
+                    compute,
+                    attention,
+                    self.angles_of(attention, angles),
+                    offsets,
+                    before(compute, attention_norm, x, &mut normed)?,
+                    memory,
+                )?;
+                feed(compute, feed_forward, before(compute, feed_forward_norm, x, &mut normed)?, memory)?;
+                attention.output.add(compute, &memory.context, x)?;
+                feed_forward.down.add(compute, &memory.gate, x)?;
+            }
+            Order::AfterSum => {
+                attend(compute, attention, self.angles_of(attention, angles), offsets, x, memory)?;
+                attention.output.add(compute, &memory.context, x)?;
+                after_sum(compute, attention_norm, x, &mut normed)?;
+                feed(compute, feed_forward, x, memory)?;
+                feed_forward.down.add(compute, &memory.gate, x)?;
+                after_sum(compute, feed_forward_norm, x, &mut normed)?;
+            }
+            Order::AfterPart => {
+                attend(compute, attention, self.angles_of(attention, angles), offsets, x, memory)?;
+                attention.output.forward(compute, &memory.context, &mut part)?;
+                add(x, before(compute, attention_norm, &part, &mut normed)?);
+                feed(compute, feed_forward, x, memory)?;
+                feed_forward.down.forward(compute, &memory.gate, &mut part)?;
+                add(x, before(compute, feed_forward_norm, &part, &mut normed)?);
+            }
+        }
+        (memory.normed, memory.part) = (normed, part);
+        Ok(())
+    }
+
+    fn angles_of<'a>(&self, attention: &Attention, angles: &'a [Angles]) -> Option<(&'a Angles, usize)> {
+        attention.rope.map(|rope| (&angles[rope], self.ropes[rope].rotated()))
+    }
+}
+
+/// The rows themselves where there is no norm.
+fn before<'a>(compute: Compute<'_>, norm: &Option<Norm>, x: &'a [f32], normed: &'a mut Vec<f32>) -> Result<&'a [f32]> {
+    let Some(norm) = norm else { return Ok(x) };
+    norm.forward(compute, x, normed)?;
+    Ok(normed)
+}
+
+fn after_sum(compute: Compute<'_>, norm: &Option<Norm>, x: &mut Vec<f32>, normed: &mut Vec<f32>) -> Result<()> {
+    if let Some(norm) = norm {
+        norm.forward(compute, x, normed)?;
+        std::mem::swap(x, normed);
+    }
+    Ok(())
+}
+
+fn add(x: &mut [f32], part: &[f32]) {
+    x.iter_mut().zip(part).for_each(|(x, part)| *x += part);
+}
+
+/// Leaves what the heads saw in `memory.context`, before the output layer.
+fn attend(
+    compute: Compute<'_>,
+    attention: &Attention,
+    angles: Option<(&Angles, usize)>,
+    offsets: &[i64],
+    x: &[f32],
+    memory: &mut Memory,
+) -> Result<()> {
+    let Memory { queries, keys, values, other, context, .. } = memory;
+    for (linear, to) in
+        [(&attention.query, &mut *queries), (&attention.key, &mut *keys), (&attention.value, &mut *values)]
+    {
+        linear.forward(compute, x, to)?;
+    }
+    // Norms come before clipping in the models that have either.
+    for (norm, values) in [(&attention.query_norm, &mut *queries), (&attention.key_norm, &mut *keys)] {
+        after_sum(compute, norm, values, other)?;
+    }
+    if let Some(most) = attention.clip {
+        for values in [&mut *queries, &mut *keys, &mut *values] {
+            values.iter_mut().for_each(|value| *value = value.clamp(-most, most));
+        }
+    }
+    let heads = attention.heads;
+    if let Some((angles, rotated)) = angles {
+        for (values, heads_of) in [(&mut *queries, heads.queries), (&mut *keys, heads.keys)] {
+            let rotary = Rotary { heads: heads_of, head_width: heads.width, rotated, pairing: Pairing::Halves };
+            other.resize(values.len(), 0.0);
+            let (cosines, sines) = (angles.table.cosines.as_slice(), angles.table.sines.as_slice());
+            let buffers =
+                Buffers { x: values.as_slice(), cosines, sines, positions: &angles.rows[..], y: other.as_mut_slice() };
+            rotary.apply(compute.workers, Direction::Forward, buffers)?;
+            std::mem::swap(values, other);
+        }
+    }
+    context.resize(queries.len(), 0.0);
+    let rows = rows_of(offsets);
+    let kernel = attention::Attention {
+        query_heads: heads.queries,
+        key_heads: heads.keys,
+        width: heads.width,
+        scale: heads.scale,
+        mask: attention.mask,
+    };
+    let slices = attention::Forward {
+        q: attention::Heads::dense(queries.as_slice(), heads.queries, heads.width),
+        k: attention::Heads::dense(keys.as_slice(), heads.keys, heads.width),
+        v: attention::Heads::dense(values.as_slice(), heads.keys, heads.width),
+        o: attention::Heads::dense(context.as_mut_slice(), heads.queries, heads.width),
+        log_sums: None,
+    };
+    Ok(kernel.forward(compute.workers, Documents::same(rows, offsets), slices)?)
+}
+
+/// Tokens of all documents.
+fn rows_of(offsets: &[i64]) -> usize {
+    offsets.last().map_or(0, |&rows| rows as usize)
+}
+
+/// Leaves what comes before the last linear layer in `memory.gate`.
+fn feed(compute: Compute<'_>, feed_forward: &FeedForward, x: &[f32], memory: &mut Memory) -> Result<()> {
+    let Memory { gate, up, other, .. } = memory;
+    let activation = feed_forward.activation;
+    feed_forward.up.forward(compute, x, up)?;
+    let forward = match &feed_forward.gate {
+        Some(layer) => {
+            layer.forward(compute, x, other)?;
+            gate.resize(up.len(), 0.0);
+            glu::Forward { x: other.as_slice(), up: Some(up.as_slice()), y: gate.as_mut_slice() }
+        }
+        None => {
+            gate.resize(up.len(), 0.0);
+            glu::Forward { x: up.as_slice(), up: None, y: gate.as_mut_slice() }
+        }
+    };
+    Ok(activation.forward(compute.workers, forward)?)
+}

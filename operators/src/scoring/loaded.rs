@@ -1,0 +1,59 @@
+//! Models that are in memory: an operator that is bound again, for another split or another host, gets the one that is there.
+//!
+//! A model stays as long as an operator holds it. One in a local folder is loaded again when its files have changed since.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
+
+use super::{Precision, unusable};
+use crate::models::Model;
+use crate::{ResourceIdentity, Resources, Result};
+
+/// A model's location, what its weights are rounded to, and the state of its files.
+type Key = (String, Precision, Vec<(String, u64, Option<SystemTime>)>);
+
+struct Loaded {
+    model: Weak<Model>,
+    identities: Vec<ResourceIdentity>,
+}
+
+static LOADED: Mutex<Option<HashMap<Key, Loaded>>> = Mutex::new(None);
+
+/// The model at a location, with the identities of its files.
+pub(super) fn load(
+    location: &str,
+    precision: Precision,
+    resources: &Resources,
+) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
+    let key = (location.to_owned(), precision, files(location));
+    // Held while a model is loaded, so that splits that begin together do not load it twice.
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let loaded = loaded.get_or_insert_default();
+    if let Some(known) = loaded.get(&key)
+        && let Some(model) = known.model.upgrade()
+    {
+        return Ok((model, known.identities.clone()));
+    }
+    let (model, identities) =
+        Model::load(location, resources, precision.into()).map_err(|error| unusable(location, &error))?;
+    let model = Arc::new(model);
+    loaded.retain(|_, known| known.model.strong_count() > 0);
+    loaded.insert(key, Loaded { model: Arc::downgrade(&model), identities: identities.clone() });
+    Ok((model, identities))
+}
+
+/// Names, sizes and times of the files in a local folder; none of other locations.
+fn files(location: &str) -> Vec<(String, u64, Option<SystemTime>)> {
+    let folder = Path::new(location.strip_prefix("file://").unwrap_or(location));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| {
+            let metadata = std::fs::metadata(entry.path()).ok()?;
+            Some((entry.file_name().to_string_lossy().into_owned(), metadata.len(), metadata.modified().ok()))
+        })
+        .collect();
+    files.sort();
+    files
+}

@@ -1,0 +1,78 @@
+//! Models in pipelines: a cascade over a corpus, the same parts for any number of workers, a model that changes under a run.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Float64Type};
+
+use crate::support::{TERMS, Workspace, lines, parts, read_parquet};
+
+fn cascade(workspace: &Workspace, model: &str, sink: &str) -> String {
+    workspace.write("terms.txt", TERMS);
+    workspace.write("corpus/a.jsonl", lines(0, 250));
+    let file = format!("{sink}.yaml");
+    let text = format!(
+        "source: {{path: corpus/a.jsonl, split_size: 60 rows}}\nsteps:\n  - blocklist: {{name: word_filter, terms: terms.txt}}\n  - classify: \
+         {{name: model_filter, model: {model}, context_length: 48, threshold: 0.2, when: word_filter}}\n  - rethreshold: {{name: strict, scores: \
+         model_filter, threshold: 0.9}}\n  - embed: {{model: {model}, when: model_filter}}\nsink: {{parquet: {{path: {sink}}}}}\n"
+    );
+    workspace.write(&file, text);
+    file
+}
+
+fn bert() -> String {
+    format!("{}/tests/fixtures/models/bert-classifier", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_cascade_judges_only_what_the_step_before_flagged_and_does_not_depend_on_workers() {
+    let workspace = Workspace::new();
+    for (sink, workers) in [("one", "1"), ("three", "3")] {
+        let file = cascade(&workspace, &bert(), sink);
+        workspace.run(&["run", &file, "--workers", workers, "--quiet"], 0);
+    }
+    let (one, three) = (parts(&workspace.path("one")), parts(&workspace.path("three")));
+    assert_eq!(one.len(), 5);
+    assert_eq!(one.values().collect::<Vec<_>>(), three.values().collect::<Vec<_>>());
+
+    let mut judged = 0;
+    let files = std::fs::read_dir(workspace.path("one/data")).unwrap();
+    for batch in files.flat_map(|file| read_parquet(&file.unwrap().path())) {
+        let (flagged, verdicts) = (batch["word_filter"].as_boolean(), batch["model_filter"].as_boolean());
+        let scores = batch["model_filter_metadata"].as_struct()["highest_score"].as_primitive::<Float64Type>();
+        for row in 0..batch.num_rows() {
+            assert_eq!(scores.value(row) > 0.0, flagged.value(row));
+            assert_eq!(verdicts.value(row), scores.value(row) > 0.2);
+            assert_eq!(batch["strict"].as_boolean().value(row), scores.value(row) > 0.9);
+            // A row that is not judged has the default of the type, zeros.
+            let vector = batch["embed"].as_fixed_size_list().value(row);
+            let zeros = vector.as_primitive::<Float32Type>().values().iter().all(|&value| value == 0.0);
+            assert_eq!(zeros, !verdicts.value(row));
+            judged += usize::from(flagged.value(row));
+        }
+    }
+    assert_eq!(judged, 250_usize.div_ceil(7));
+}
+
+#[test]
+fn a_model_that_changed_is_not_gone_on_with() {
+    let workspace = Workspace::new();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        workspace.write(&format!("model/{name}"), std::fs::read(format!("{}/{name}", bert())).unwrap());
+    }
+    let file = cascade(&workspace, "model", "out");
+    workspace.run(&["run", &file, "--limit", "60", "--quiet"], 0);
+    let mut weights = std::fs::read(workspace.path("model/model.safetensors")).unwrap();
+    if let Some(last) = weights.last_mut() {
+        *last ^= 1;
+    }
+    workspace.write("model/model.safetensors", weights);
+    let ran = workspace.run(&["run", &file, "--limit", "60", "--quiet"], 2);
+    assert!(ran.err.contains("model/model.safetensors"), "{}", ran.err);
+}
+
+#[test]
+fn a_model_that_cannot_be_used_is_an_error_before_any_row_is_read() {
+    let workspace = Workspace::new();
+    let file = cascade(&workspace, "nowhere/at/all", "out");
+    let ran = workspace.run(&["validate", &file], 2);
+    assert!(ran.err.contains("nowhere/at/all"), "{}", ran.err);
+}
