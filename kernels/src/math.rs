@@ -48,6 +48,7 @@ fn power<S: Simd>(simd: S, x: S::F, n: S::F) -> S::F {
 /// 2^x: relative error below 2e-7; 0 below -126, where numbers become denormal, and infinity above 127.5.
 ///
 /// x = n + r with a whole n; 2^r by the polynomial of degree five of least relative error that is 1 at 0.
+#[allow(clippy::approx_constant, reason = "the polynomial's coefficient, which is not the logarithm of 2")]
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::F) -> S::F {
     let lowest = simd.splat(-126.0);
