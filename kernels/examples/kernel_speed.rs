@@ -1,8 +1,8 @@
 //! Times the CPU twins on request, so that another program can take turns with them.
 //!
 //! Prints a JSON array of its problems, `[{"family": "softmax", "index": 0, "label": "Softmax forward, 16384 x 1024 f32"}, ...]`: those
-//! of `gristmill-kernels-bench` that a twin knows. Then it reads an object a line, `{"family": "softmax", "index": 0, "seconds": 0.2}`, and answers with
-//! `{"seconds": 0.02}`: the shortest of the calls that fitted in so many seconds, at least one, on one thread. Time is
+//! of `gristmill-kernels-bench`. Then it reads an object a line, `{"family": "softmax", "index": 0, "seconds": 0.2}`, and answers with
+//! `{"seconds": 0.02}`: the shortest of the calls that fitted in so many seconds, at least one, on one thread; null where the twin does not know the element type. Time is
 //! that of the processor where the system can tell. An argument is the number of bytes that the largest buffers have, 64 MiB
 //! where there is none.
 
@@ -30,21 +30,12 @@ struct Ready {
 
 fn main() {
     let bytes = std::env::args().nth(1).map_or(64 << 20, |bytes| bytes.parse().expect("a number of bytes"));
-    let listed: Vec<Value> = families()
-        .iter()
-        .flat_map(|family| {
-            // Small ones tell which problems the twin knows.
-            let known = (family.benches)(1 << 16).into_iter().map(|problem| solve(&*problem).is_some());
-            let labels = (family.benches)(bytes).into_iter().map(|problem| problem.label());
-            let rows: Vec<Value> = known
-                .zip(labels)
-                .enumerate()
-                .filter(|(_, (known, _))| *known)
-                .map(|(index, (_, label))| json!({"family": family.name, "index": index, "label": label}))
-                .collect();
-            rows
-        })
-        .collect();
+    let mut listed = Vec::new();
+    for family in families() {
+        for (index, problem) in (family.benches)(bytes).into_iter().enumerate() {
+            listed.push(json!({"family": family.name, "index": index, "label": problem.label()}));
+        }
+    }
     answer(&Value::Array(listed));
     let mut ready: Option<Ready> = None;
     for line in std::io::stdin().lock().lines() {
@@ -68,18 +59,15 @@ fn answer(value: &Value) {
     std::io::stdout().flush().unwrap();
 }
 
-fn solve(problem: &dyn Problem) -> Option<()> {
-    problem.cpu(&Serial, &problem.inputs(), &mut problem.outputs()).map(|result| result.unwrap())
-}
-
-fn time(ready: &mut Ready, limit: Duration) -> f64 {
+/// `None` where the twin does not know the problem's element type.
+fn time(ready: &mut Ready, limit: Duration) -> Option<f64> {
     let begun = Instant::now();
     let (mut shortest, mut turns) = (f64::INFINITY, 0);
     while turns < 1 || begun.elapsed() < limit {
         let turn = now();
-        ready.problem.cpu(&Serial, &ready.inputs, &mut ready.outputs).unwrap().unwrap();
+        ready.problem.cpu(&Serial, &ready.inputs, &mut ready.outputs)?.unwrap();
         shortest = shortest.min(now().saturating_sub(turn).as_secs_f64());
         turns += 1;
     }
-    shortest
+    Some(shortest)
 }

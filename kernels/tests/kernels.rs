@@ -1,14 +1,16 @@
 //! Every case of every family, on every machine: the CPU twins, the CUDA kernels run on the CPU, and a GPU where there is one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(unsafe_code, reason = "buffers are addresses")]
 
 mod shim;
 
-use gristmill_kernels::check::{Cpu, Family, HostBuffer, Machine, Outcome, check, families};
+use gristmill_kernels::check::{AnyBuffer, Cpu, Family, HostBuffer, Machine, Outcome, check, families};
 use gristmill_kernels::workers::{Serial, Threads};
 use proptest::prelude::{ProptestConfig, any};
 use proptest::proptest;
 use shim::Shim;
+use std::collections::BTreeSet;
 
 fn family(name: &str) -> &'static Family {
     families().iter().find(|family| family.name == name).unwrap()
@@ -37,6 +39,28 @@ fn twins_have_the_bits_of_one_thread(family: &Family) {
             assert_eq!(HostBuffer::first_difference(one, many), None, "{}", problem.label());
         }
     }
+}
+
+/// Launches name their kernels, whether or not they are run.
+#[test]
+fn every_kernel_has_a_case() {
+    let mut launched = BTreeSet::new();
+    for problem in families().iter().flat_map(|family| (family.cases)(1)) {
+        let (inputs, outputs) = (problem.inputs(), problem.outputs());
+        let views = |buffers: &[HostBuffer]| -> Vec<AnyBuffer<'_>> {
+            // SAFETY: the launches are not run.
+            let view = |buffer: &HostBuffer| unsafe {
+                AnyBuffer::new(buffer.bytes().as_ptr() as u64, buffer.len(), buffer.dtype())
+            };
+            buffers.iter().map(view).collect()
+        };
+        let launches = problem.launches(&views(&inputs), &views(&outputs));
+        launched.extend(launches.unwrap().iter().map(|launch| launch.kernel().to_owned()));
+    }
+    let own = |name: &String| !name.starts_with("planted_") && !name.starts_with("correct_");
+    let missing: Vec<String> =
+        gristmill_kernels_shim::kernels().into_iter().filter(own).filter(|name| !launched.contains(name)).collect();
+    assert!(missing.is_empty(), "no case launches {missing:?}");
 }
 
 /// Tests of each family apart, so that they run side by side and can be chosen by name.

@@ -113,6 +113,8 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
         // The kernels of f16 are those of bf16 but for the type.
         if dtype == DType::F16 {
             shapes = shapes.into_iter().skip(1).step_by(3).collect();
+            shapes.push((vec![9], None, attention(1, 1, 96, Mask::CAUSAL), Layout::Dense));
+            shapes.push((vec![6], None, attention(1, 1, 200, Mask::ALL), Layout::Odd));
         }
         for (queries, keys, attention, layout) in shapes {
             let keys = keys.unwrap_or_else(|| queries.clone());

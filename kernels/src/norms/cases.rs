@@ -41,6 +41,11 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
         add(kind, 18, 6401, DType::F32, &mut random);
     }
     let mut all: Vec<Case> = cases;
+    for kind in [NormKind::Rms, NormKind::Layer] {
+        for dtype in [DType::F32, DType::Bf16, DType::F16] {
+            all.push(Case::new(kind, 5, 6401, dtype, 3, true, &mut random));
+        }
+    }
     all.extend(special_values());
     all.into_iter().map(|case| Box::new(case) as Box<dyn Problem>).collect()
 }

@@ -1,6 +1,6 @@
 //! The table of cases, with the answers in double precision.
 
-use super::{Best, NO_ROW, Queries, Ranking, Rows, Search, Workspace};
+use super::{Best, NO_ROW, Queries, Ranking, Rows, Scored, Search, Workspace};
 use crate::check::{AnyBuffer, Expected, Family, HostBuffer, Part, Problem, Random, Tolerance, Work};
 use crate::launch::{DType, Float, Launch, ShapeError, for_float};
 use crate::workers::Workers;
@@ -49,7 +49,11 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
     let many = Case::whole([f32; 2], 2, 1, 515, 2, &mut random);
     all.push(Case { first_row: 1 << 40, tile: 2, ..many });
     all.push(special_values(&mut random));
-    all.into_iter().map(|case| Box::new(case) as Box<dyn Problem>).collect()
+    let mut all: Vec<Box<dyn Problem>> = all.into_iter().map(|case| Box::new(case) as Box<dyn Problem>).collect();
+    for (queries, k) in [(0, 3), (1, 1), (3, 7), (2, 64), (1, 1024), (random.length(6), 1 + random.below(100))] {
+        all.push(Box::new(Joining::new(queries, k, &mut random)));
+    }
+    all
 }
 
 /// Scores that are not numbers, infinite ones, and zeros of both signs, which are equal.
@@ -287,10 +291,154 @@ impl Problem for Case {
     }
 }
 
+/// Two states of the same queries, made one.
+#[derive(Clone)]
+struct Joining {
+    k: usize,
+    /// Scores, rows and counts of each.
+    states: [State; 2],
+}
+
+#[derive(Clone)]
+struct State {
+    scores: Vec<f32>,
+    rows: Vec<i64>,
+    not_numbers: Vec<i64>,
+}
+
+impl Joining {
+    /// Scores of which many are equal, some infinite; each state is partly empty in some queries.
+    fn new(queries: usize, k: usize, random: &mut Random) -> Self {
+        let mut state = |rows_from: i64| {
+            let (mut scores, mut rows) = (Vec::new(), Vec::new());
+            for _ in 0..queries {
+                let taken = if random.below(2) == 0 { k } else { random.below(k + 1) };
+                let mut entries: Vec<(f32, i64)> = (0..taken as i64)
+                    .map(|row| match random.below(12) {
+                        0 => (f32::INFINITY, rows_from + 2 * row),
+                        1 => (f32::NEG_INFINITY, rows_from + 2 * row),
+                        score => (score as f32 - 6.0, rows_from + 2 * row),
+                    })
+                    .collect();
+                entries.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+                entries.resize(k, (f32::NEG_INFINITY, NO_ROW));
+                scores.extend(entries.iter().map(|entry| entry.0));
+                rows.extend(entries.iter().map(|entry| entry.1));
+            }
+            let not_numbers = (0..queries).map(|_| random.below(5) as i64).collect();
+            State { scores, rows, not_numbers }
+        };
+        // Rows of one lie between those of the other.
+        Self { k, states: [state(5), state(4)] }
+    }
+
+    fn query_count(&self) -> usize {
+        self.states[0].not_numbers.len()
+    }
+}
+
+impl State {
+    fn buffers(&self) -> Vec<HostBuffer> {
+        vec![self.scores.clone().into(), self.rows.clone().into(), self.not_numbers.clone().into()]
+    }
+
+    fn query(&self, query: usize, k: usize) -> Self {
+        let places = query * k..(query + 1) * k;
+        let (scores, rows) = (self.scores[places.clone()].to_vec(), self.rows[places].to_vec());
+        Self { scores, rows, not_numbers: vec![self.not_numbers[query]] }
+    }
+}
+
+impl Problem for Joining {
+    fn label(&self) -> String {
+        format!("two states of {} queries joined, best {}", self.query_count(), self.k)
+    }
+
+    fn inputs(&self) -> Vec<HostBuffer> {
+        self.states[1].buffers()
+    }
+
+    fn outputs(&self) -> Vec<HostBuffer> {
+        self.states[0].buffers()
+    }
+
+    fn expected(&self) -> Vec<Expected> {
+        let [own, other] = &self.states;
+        let (mut scores, mut rows) = (Vec::new(), Vec::new());
+        for query in 0..self.query_count() {
+            let places = query * self.k..(query + 1) * self.k;
+            let entries = |state: &State| -> Vec<(f32, i64)> {
+                state.scores[places.clone()].iter().copied().zip(state.rows[places.clone()].iter().copied()).collect()
+            };
+            let mut all = [entries(own), entries(other)].concat();
+            all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            scores.extend(all[..self.k].iter().map(|entry| f64::from(entry.0)));
+            rows.extend(all[..self.k].iter().map(|entry| entry.1 as f64));
+        }
+        let counts = own.not_numbers.iter().zip(&other.not_numbers).map(|(own, other)| (own + other) as f64);
+        [scores, rows, counts.collect()].map(|values| Expected::values(values, Tolerance::EXACT)).into()
+    }
+
+    fn cpu(
+        &self,
+        _: &dyn Workers,
+        inputs: &[HostBuffer],
+        outputs: &mut [HostBuffer],
+    ) -> Option<Result<(), ShapeError>> {
+        let read = |buffers: &[HostBuffer]| -> Option<Result<Best, ShapeError>> {
+            let (scores, rows, counts) = (buffers[0].f32()?, buffers[1].i64()?, buffers[2].i64()?);
+            Some(Best::new(counts.len(), self.k).map(|mut best| {
+                for (query, &count) in counts.iter().enumerate() {
+                    let places = query * self.k..(query + 1) * self.k;
+                    let entries = scores[places.clone()].iter().zip(&rows[places]).filter(|(_, row)| **row != NO_ROW);
+                    let entries: Vec<Scored> = entries.map(|(&score, &row)| Scored { score, row }).collect();
+                    best.offer(query, &entries);
+                    best.offer(query, &vec![Scored { score: f32::NAN, row: 0 }; count as usize]);
+                }
+                best
+            }))
+        };
+        let (own, other) = (read(outputs)?, read(inputs)?);
+        let [scores, rows, counts] = outputs else { return None };
+        let (scores, rows, counts) = (scores.f32_mut()?, rows.i64_mut()?, counts.i64_mut()?);
+        Some(own.and_then(|mut own| {
+            own.merge(&other?)?;
+            (0..).zip(counts).for_each(|(query, count)| *count = own.not_numbers(query) as i64);
+            own.write(scores, rows)
+        }))
+    }
+
+    fn launches<'a>(&self, inputs: &[AnyBuffer<'a>], outputs: &[AnyBuffer<'a>]) -> Result<Vec<Launch<'a>>, ShapeError> {
+        let state =
+            Ranking { scores: outputs[0].write()?, rows: outputs[1].write()?, not_numbers: Some(outputs[2].write()?) };
+        // A width does not matter: no score is computed.
+        let search = Search { width: 1, queries: self.query_count(), k: self.k };
+        search.merge_launches(inputs[0].read()?, inputs[1].read()?, Some(inputs[2].read()?), &state)
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let last = self.query_count().checked_sub(1);
+        last.into_iter()
+            .map(|query| {
+                let [own, other] = &self.states;
+                let problem = Self { k: self.k, states: [own.query(query, self.k), other.query(query, self.k)] };
+                let places = query * self.k..(query + 1) * self.k;
+                Part {
+                    problem: Box::new(problem),
+                    pieces: vec![(0, places.clone()), (1, places), (2, query..query + 1)],
+                }
+            })
+            .collect()
+    }
+
+    fn work(&self) -> Work {
+        Work { bytes: (3 * self.query_count() * self.k * 12) as f64, operations: 0.0 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topk::Scored;
     use crate::workers::{Serial, Threads};
 
     fn ranked(best: &Best) -> Vec<Vec<Scored>> {
