@@ -1,6 +1,6 @@
 //! Operators that let models read texts: `classify` and `rethreshold`, `embed`, `perplexity`, `next_token`.
 //!
-//! A model is loaded once for all splits. Each pass packs the texts of its batch one behind the other up to [`BATCH_TOKENS`] tokens, so nothing is
+//! A model is loaded once for all splits. Each pass packs the texts of its batch one behind the other up to 2,048 tokens, so nothing is
 //! spent on padding, and texts have the same numbers whatever is beside them.
 
 mod classify;
