@@ -6,14 +6,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
+#[path = "../examples/shared/processor_time.rs"]
+mod processor_time;
+
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::time::Duration;
-#[cfg(not(target_os = "linux"))]
-use std::time::Instant;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use gristmill_kernels::scan::{ScanOptions, ScanRequest, ScanResults, Scanner};
+use processor_time::now;
 
 const TURNS: usize = 9;
 
@@ -111,33 +113,6 @@ fn measure(corpus: &str, texts: &[String], terms: usize, scanner: &Scanner, auto
         rate(theirs),
         rate(ours) / rate(theirs)
     );
-}
-
-/// Processor time that this thread has used.
-#[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "the standard library does not offer this clock")]
-fn now() -> Duration {
-    const THREAD_CPU_TIME: i32 = 3;
-    #[repr(C)]
-    struct Timespec {
-        seconds: std::ffi::c_long,
-        nanoseconds: std::ffi::c_long,
-    }
-    unsafe extern "C" {
-        fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
-    }
-    let mut time = Timespec { seconds: 0, nanoseconds: 0 };
-    // SAFETY: the C library that the standard library links has this function, and `time` is a timespec of 64-bit Linux.
-    let failed = unsafe { clock_gettime(THREAD_CPU_TIME, &raw mut time) };
-    assert_eq!(failed, 0, "no processor time");
-    Duration::new(time.seconds as u64, time.nanoseconds as u32)
-}
-
-/// Time since the first call.
-#[cfg(not(target_os = "linux"))]
-fn now() -> Duration {
-    static FIRST: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    FIRST.get_or_init(Instant::now).elapsed()
 }
 
 fn longer<'a>(words: &[&'a str], length: usize) -> Vec<&'a str> {

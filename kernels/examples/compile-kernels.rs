@@ -26,7 +26,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// GPUs for which the PTX is assembled, to see that it can be and what it takes.
-const ASSEMBLED_FOR: &[&str] = &["sm_80", "sm_90", "sm_100"];
+const ASSEMBLED_FOR: &[&str] = &["sm_80", "sm_90", "sm_90a", "sm_100"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let bin = toolchain()?.join("nvidia/cu13/bin");
