@@ -202,6 +202,18 @@ fn windows_cover_a_text_or_follow_the_published_filter() {
     let runs = cut(Windows::Retokenized, 9);
     assert_eq!(runs.len(), (ids.len() + 2).div_ceil(9));
     assert_eq!(content(&runs[..1]), ids[..7]);
+    // What transformers makes of this text: encode, cut in runs of 9 ids, decode without special tokens, encode again with truncation.
+    let text = "alpha beta gamma delta, Epsilon; zeta eta theta iota kappa don't stop";
+    let mut windows = Vec::new();
+    Windows::Retokenized.cut(&tokenizer, text, 9, &mut windows).unwrap();
+    let expected = [
+        [2, 597, 330, 321, 322, 609, 317, 322, 3],
+        [2, 7, 7, 845, 324, 322, 564, 326, 3],
+        [2, 7, 7, 55, 312, 568, 535, 30, 3],
+        [2, 7, 7, 40, 543, 317, 322, 48, 3],
+        [2, 7, 7, 55, 322, 743, 323, 10, 3],
+    ];
+    assert_eq!(windows, expected);
 }
 
 #[test]
