@@ -66,8 +66,9 @@ impl Config {
     /// A count that may be absent.
     pub(crate) fn optional_size(&self, keys: &[&str]) -> Result<Option<usize>> {
         let Some((key, value)) = self.first(keys) else { return Ok(None) };
-        let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
-        size.map(Some).ok_or_else(|| self.unsupported(key, "a whole number that is not negative"))
+        // Products of two sizes then fit into a usize.
+        let size = value.as_u64().and_then(|size| i32::try_from(size).ok()).and_then(|size| usize::try_from(size).ok());
+        size.map(Some).ok_or_else(|| self.unsupported(key, "a whole number from 0 to 2,147,483,647"))
     }
 
     /// A count of at least one.
@@ -115,10 +116,13 @@ impl Config {
     pub(crate) fn labels(&self) -> Result<Vec<String>> {
         let Some(value) = self.get("id2label") else {
             let count = self.optional_size(&["num_labels"])?.unwrap_or(2);
+            if count == 0 {
+                return Err(self.unsupported("num_labels", "a whole number above 0"));
+            }
             return Ok((0..count).map(|label| format!("LABEL_{label}")).collect());
         };
         let wrong = || self.unsupported("id2label", "an object from \"0\", \"1\", … to names");
-        let labels = value.as_object().ok_or_else(wrong)?;
+        let labels = value.as_object().filter(|labels| !labels.is_empty()).ok_or_else(wrong)?;
         (0..labels.len())
             .map(|label| labels.get(&label.to_string()).and_then(Value::as_str).map(str::to_owned).ok_or_else(wrong))
             .collect()

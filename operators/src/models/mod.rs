@@ -40,6 +40,9 @@ use layers::Loader;
 use transformer::Transformer;
 use weights::Weights;
 
+/// Elements of a head that the attention kernels can take.
+const WIDEST_HEAD: usize = 256;
+
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
@@ -86,6 +89,13 @@ impl Model {
         let architectures::Assembled { transformer, head } =
             assemble(config, &Loader::new(weights, options.precision))?;
         weights.expect_all_used(&kind)?;
+        let width = transformer.layers.first().map_or(1, |layer| layer.attention.heads.width);
+        if !(1..=WIDEST_HEAD).contains(&width) {
+            let key = if config.get("head_dim").is_some() { "head_dim" } else { "hidden_size" };
+            return Err(
+                config.unsupported(key, format!("heads of 1 to {WIDEST_HEAD} elements each (these have {width})"))
+            );
+        }
         let problem = config.text("problem_type")?.map(str::to_owned);
         Ok(Self { kind, problem, transformer, head })
     }
@@ -147,6 +157,14 @@ impl Model {
         each: impl FnMut(usize, &[f32]),
     ) -> Result<Vec<f32>> {
         self.transformer.forward(compute, batch, each)
+    }
+
+    /// The residual stream that a layer leaves, before the last norm: 0 is the embeddings, n the result of layer n. Later layers do not run.
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn layer_states(&self, compute: Compute<'_>, batch: &Batch, layer: usize) -> Result<Vec<f32>> {
+        self.transformer.forward_to(compute, batch, layer)
     }
 
     /// Logits of a classifier, `[documents, labels]`; `None` where the model is not one.

@@ -65,6 +65,25 @@ impl Transformer {
         &self,
         compute: Compute<'_>,
         batch: &Batch,
+        each: impl FnMut(usize, &[f32]),
+    ) -> Result<Vec<f32>> {
+        let x = self.run(compute, batch, &self.layers, each)?;
+        let Some(norm) = &self.last_norm else { return Ok(x) };
+        let mut normed = Vec::new();
+        norm.forward(compute, &x, &mut normed)?;
+        Ok(normed)
+    }
+
+    /// What the first `layers` layers leave, `[tokens, hidden]`; the others do not run. No more than there are are taken.
+    pub(crate) fn forward_to(&self, compute: Compute<'_>, batch: &Batch, layers: usize) -> Result<Vec<f32>> {
+        self.run(compute, batch, &self.layers[..layers.min(self.layers.len())], |_, _| {})
+    }
+
+    fn run(
+        &self,
+        compute: Compute<'_>,
+        batch: &Batch,
+        layers: &[Layer],
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<Vec<f32>> {
         batch.check(self.vocabulary, self.most_positions)?;
@@ -73,13 +92,11 @@ impl Transformer {
             self.ropes.iter().map(|rope| rope.angles(batch.positions(), batch.offsets())).collect();
         let mut memory = Memory::default();
         each(0, &x);
-        for (number, layer) in self.layers.iter().enumerate() {
+        for (number, layer) in layers.iter().enumerate() {
             self.layer(compute, layer, &angles, batch.offsets(), &mut x, &mut memory)?;
             each(number + 1, &x);
         }
-        let Some(norm) = &self.last_norm else { return Ok(x) };
-        norm.forward(compute, &x, &mut memory.normed)?;
-        Ok(memory.normed)
+        Ok(x)
     }
 
     fn embed(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {

@@ -161,8 +161,8 @@ impl TensorFile {
         let metadata: Metadata = serde_json::from_slice(&bytes)
             .map_err(|error| malformed(format!("the header is not of safetensors: {error}")))?;
         let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0) as u64;
-        if 8 + header + end != size {
-            let expected = 8 + header + end;
+        let expected = end.saturating_add(8 + header);
+        if expected != size {
             return Err(malformed(format!(
                 "{expected} bytes are expected by the header, found {size}: the file is cut off or has a tail"
             )));

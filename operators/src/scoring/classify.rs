@@ -15,11 +15,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{COMPUTE, Precision, Reader, Reading, Windows, default_column};
+use super::Windows;
+use super::model_operator::{Columns, model_operator};
+use super::reader::{COMPUTE, Precision, Reader, Reading, default_column};
 use crate::columns::TextColumn;
 use crate::config::invalid;
-use crate::operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, RowEffect, extend_batch, extend_schema};
-use crate::resources::{ResourceIdentity, Resources};
+use crate::operator::{Operator, OperatorKind, OperatorSpec, extend_schema};
+use crate::resources::Resources;
 use crate::{OperatorError, Result, config, nearest};
 
 const KIND: &str = "classify";
@@ -139,7 +141,6 @@ impl OperatorKind for ClassifyKind {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
-            windows: config.windows,
             context_length: config.context_length,
             preferred_length: None,
         };
@@ -158,8 +159,8 @@ impl OperatorKind for ClassifyKind {
             _ => Score::Softmax,
         });
         let labels = labels.len();
-        let scorer = Scorer { label, labels, score, threshold: config.threshold, fail_closed: config.fail_closed };
-        Ok(Arc::new(Classify { spec: spec.clone(), schema, reader: Arc::new(reader), scorer }))
+        let ClassifyConfig { threshold, fail_closed, windows, .. } = config;
+        Ok(model_operator(spec, schema, reader, Scorer { label, labels, score, threshold, fail_closed, windows }))
     }
 }
 
@@ -190,14 +191,6 @@ fn metadata_fields() -> Fields {
         .into()
 }
 
-#[derive(Debug)]
-struct Classify {
-    spec: OperatorSpec,
-    schema: SchemaRef,
-    reader: Arc<Reader>,
-    scorer: Scorer,
-}
-
 /// From logits to a verdict.
 #[derive(Clone, Copy, Debug)]
 struct Scorer {
@@ -206,6 +199,7 @@ struct Scorer {
     score: Score,
     threshold: f64,
     fail_closed: bool,
+    windows: Windows,
 }
 
 impl Scorer {
@@ -220,49 +214,15 @@ impl Scorer {
     }
 }
 
-impl Operator for Classify {
-    fn spec(&self) -> &OperatorSpec {
-        &self.spec
-    }
-
-    fn output_schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn inputs(&self) -> Vec<String> {
-        vec![self.reader.column.clone()]
-    }
-
-    fn row_effect(&self) -> RowEffect {
-        RowEffect::Same
-    }
-
-    fn resources(&self) -> Vec<ResourceIdentity> {
-        self.reader.identities.clone()
-    }
-
-    fn start(&self) -> Result<Box<dyn Pass>> {
-        let (schema, reader) = (Arc::clone(&self.schema), Arc::clone(&self.reader));
-        Ok(Box::new(ClassifyPass { schema, reader, scorer: self.scorer, rows: 0 }))
-    }
-}
-
-struct ClassifyPass {
-    schema: SchemaRef,
-    reader: Arc<Reader>,
-    scorer: Scorer,
-    /// Rows of earlier batches.
-    rows: u64,
-}
-
-impl Pass for ClassifyPass {
-    fn push(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
-        let Self { reader, scorer, .. } = &*self;
-        let (windows, counts) = reader.windows(batch, self.rows)?;
+impl Columns for Scorer {
+    fn make(&self, reader: &Reader, batch: &RecordBatch, first_row: u64) -> Result<Vec<ArrayRef>> {
+        let (windows, counts) = reader.windows(batch, first_row, |tokenizer, text, windows| {
+            self.windows.cut(tokenizer, text, reader.context_length, windows)
+        })?;
         let mut scores = Vec::with_capacity(windows.len());
         reader.batches(&windows, |windows| {
             let logits = reader.model.classify(COMPUTE, windows)?.unwrap_or_default();
-            scores.extend(logits.chunks_exact(scorer.labels).map(|logits| scorer.score(logits)));
+            scores.extend(logits.chunks_exact(self.labels).map(|logits| self.score(logits)));
             Ok(())
         })?;
 
@@ -270,7 +230,7 @@ impl Pass for ClassifyPass {
         let mut verdicts = BooleanBuilder::with_capacity(rows);
         let mut columns: [Float64Builder; 3] = std::array::from_fn(|_| Float64Builder::with_capacity(rows));
         let mut rest = scores.as_slice();
-        for (row, count) in (self.rows..).zip(counts) {
+        for (row, count) in (first_row..).zip(counts) {
             let (own, others) = rest.split_at(count);
             rest = others;
             let highest = own.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -278,10 +238,8 @@ impl Pass for ClassifyPass {
             let mean = own.iter().sum::<f64>() / own.len() as f64;
             let (verdict, values) = match own {
                 [] => (false, [0.0; 3]),
-                own if own.iter().all(|score| score.is_finite()) => {
-                    (highest > scorer.threshold, [highest, lowest, mean])
-                }
-                _ if scorer.fail_closed => (true, [0.0; 3]),
+                own if own.iter().all(|score| score.is_finite()) => (highest > self.threshold, [highest, lowest, mean]),
+                _ if self.fail_closed => (true, [0.0; 3]),
                 own => {
                     let window = own.iter().position(|score| !score.is_finite()).unwrap_or(0);
                     let message = format!("the score of window {window} is {}, not a finite number", own[window]);
@@ -291,11 +249,8 @@ impl Pass for ClassifyPass {
             verdicts.append_value(verdict);
             columns.iter_mut().zip(values).for_each(|(column, value)| column.append_value(value));
         }
-        self.rows += rows as u64;
         let columns: Vec<ArrayRef> = columns.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
         let metadata = StructArray::try_new(metadata_fields(), columns, None)?;
-        let added: Vec<ArrayRef> = vec![Arc::new(verdicts.finish()), Arc::new(metadata)];
-        output.keep(extend_batch(batch, &self.schema, added)?);
-        Ok(())
+        Ok(vec![Arc::new(verdicts.finish()), Arc::new(metadata)])
     }
 }

@@ -18,12 +18,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{COMPUTE, Precision, Reader, Reading, Windows, default_column, unusable};
+use super::Windows;
+use super::model_operator::{Columns, model_operator};
+use super::reader::{COMPUTE, Precision, Reader, Reading, default_column, unusable};
 use crate::columns::TextColumn;
 use crate::config::invalid;
 use crate::models::{Batch, ModelError, Sentence};
-use crate::operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, RowEffect, extend_batch, extend_schema};
-use crate::resources::{ResourceIdentity, Resources};
+use crate::operator::{Operator, OperatorKind, OperatorSpec, extend_schema};
+use crate::resources::Resources;
 use crate::{Result, config};
 
 const KIND: &str = "embed";
@@ -145,7 +147,6 @@ impl OperatorKind for EmbedKind {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
-            windows: Windows::First,
             context_length: config.context_length,
             preferred_length: sentence.longest,
         };
@@ -159,42 +160,7 @@ impl OperatorKind for EmbedKind {
         let embedder = Embedder { pooling, normalize, layer: config.layer, stored: config.stored };
         let field = Field::new(&spec.name, embedder.column_type(reader.model.hidden_size())?, true);
         let schema = extend_schema(spec, input, vec![field])?;
-        Ok(Arc::new(Embed { spec: spec.clone(), schema, reader: Arc::new(reader), embedder }))
-    }
-}
-
-#[derive(Debug)]
-struct Embed {
-    spec: OperatorSpec,
-    schema: SchemaRef,
-    reader: Arc<Reader>,
-    embedder: Embedder,
-}
-
-impl Operator for Embed {
-    fn spec(&self) -> &OperatorSpec {
-        &self.spec
-    }
-
-    fn output_schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn inputs(&self) -> Vec<String> {
-        vec![self.reader.column.clone()]
-    }
-
-    fn row_effect(&self) -> RowEffect {
-        RowEffect::Same
-    }
-
-    fn resources(&self) -> Vec<ResourceIdentity> {
-        self.reader.identities.clone()
-    }
-
-    fn start(&self) -> Result<Box<dyn Pass>> {
-        let (schema, reader) = (Arc::clone(&self.schema), Arc::clone(&self.reader));
-        Ok(Box::new(EmbedPass { schema, reader, embedder: self.embedder, rows: 0 }))
+        Ok(model_operator(spec, schema, reader, embedder))
     }
 }
 
@@ -230,13 +196,10 @@ impl Embedder {
     /// The vectors of a batch's texts, or of all tokens.
     fn vectors(self, reader: &Reader, batch: &Batch) -> Result<Vec<f32>, ModelError> {
         let width = reader.model.hidden_size();
-        let mut wanted = Vec::new();
-        let last = reader.model.every_hidden_state(COMPUTE, batch, |number, states| {
-            if Some(number) == self.layer {
-                wanted = states.to_vec();
-            }
-        })?;
-        let states = if self.layer.is_some() { wanted } else { last };
+        let states = match self.layer {
+            None => reader.model.hidden_states(COMPUTE, batch)?,
+            Some(layers) => reader.model.layer_states(COMPUTE, batch, layers)?,
+        };
         let mut vectors = self.pool(width, states, batch.offsets())?;
         if self.normalize {
             let long = std::mem::take(&mut vectors);
@@ -304,30 +267,23 @@ fn median(states: &[f32], vector: &mut [f32]) {
     }
 }
 
-struct EmbedPass {
-    schema: SchemaRef,
-    reader: Arc<Reader>,
-    embedder: Embedder,
-    /// Rows of earlier batches.
-    rows: u64,
-}
-
-impl Pass for EmbedPass {
-    fn push(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
-        let Self { reader, embedder, .. } = &*self;
+impl Columns for Embedder {
+    fn make(&self, reader: &Reader, batch: &RecordBatch, first_row: u64) -> Result<Vec<ArrayRef>> {
         let width = reader.model.hidden_size();
-        let (windows, counts) = reader.windows(batch, self.rows)?;
+        let (windows, counts) = reader.windows(batch, first_row, |tokenizer, text, windows| {
+            Windows::First.cut(tokenizer, text, reader.context_length, windows)
+        })?;
         let mut vectors = Vec::new();
         reader.batches(&windows, |windows| {
-            vectors.extend(embedder.vectors(reader, windows)?);
+            vectors.extend(self.vectors(reader, windows)?);
             Ok(())
         })?;
         let nulls = NullBuffer::from_iter(counts.iter().map(|&count| count > 0));
-        let column: ArrayRef = if embedder.pooling == Pooling::None {
+        let column: ArrayRef = if self.pooling == Pooling::None {
             let mut texts = windows.iter();
             let lengths = counts.iter().map(|&count| if count > 0 { texts.next().map_or(0, Vec::len) } else { 0 });
             let offsets = OffsetBuffer::from_lengths(lengths);
-            let lists = embedder.lists(vectors, width, None)?;
+            let lists = self.lists(vectors, width, None)?;
             let element = Arc::new(Field::new("item", lists.data_type().clone(), false));
             Arc::new(ListArray::try_new(element, offsets, Arc::new(lists), Some(nulls))?)
         } else {
@@ -340,10 +296,8 @@ impl Pass for EmbedPass {
                     None => all.resize(all.len() + width, 0.0),
                 }
             }
-            Arc::new(embedder.lists(all, width, Some(nulls))?)
+            Arc::new(self.lists(all, width, Some(nulls))?)
         };
-        self.rows += batch.num_rows() as u64;
-        output.keep(extend_batch(batch, &self.schema, vec![column])?);
-        Ok(())
+        Ok(vec![column])
     }
 }

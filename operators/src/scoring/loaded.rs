@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
-use super::{Precision, unusable};
+use super::reader::{Precision, unusable};
 use crate::models::Model;
 use crate::{ResourceIdentity, Resources, Result};
 

@@ -19,12 +19,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{COMPUTE, Precision, Reader, Reading, Windows, default_column};
+use super::model_operator::{Columns, model_operator};
+use super::reader::{COMPUTE, Precision, Reader, Reading, default_column};
 use crate::columns::TextColumn;
 use crate::config::invalid;
-use crate::operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, RowEffect, extend_batch, extend_schema};
-use crate::resources::{ResourceIdentity, Resources};
-use crate::{OperatorError, Result, config};
+use crate::operator::{Operator, OperatorKind, OperatorSpec, extend_schema};
+use crate::resources::Resources;
+use crate::{Result, config};
 
 const KIND: &str = "next_token";
 
@@ -91,7 +92,6 @@ impl OperatorKind for NextTokenKind {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
-            windows: Windows::First,
             context_length: config.context_length,
             preferred_length: None,
         };
@@ -119,8 +119,7 @@ impl OperatorKind for NextTokenKind {
             added.push(Field::new(format!("{}_candidates", spec.name), list, true));
         }
         let schema = extend_schema(spec, input, added)?;
-        let shared = Shared { schema, reader, top: config.top, candidates, size };
-        Ok(Arc::new(NextToken { spec: spec.clone(), shared: Arc::new(shared) }))
+        Ok(model_operator(spec, schema, reader, NextToken { top: config.top, candidates, size }))
     }
 }
 
@@ -137,52 +136,14 @@ fn fields() -> Fields {
     .into()
 }
 
+/// What the configuration asks for.
 #[derive(Debug)]
 struct NextToken {
-    spec: OperatorSpec,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    schema: SchemaRef,
-    reader: Reader,
     top: usize,
     /// The first token of each candidate.
     candidates: Vec<u32>,
+    /// As many as there are, as Arrow counts them.
     size: i32,
-}
-
-impl Operator for NextToken {
-    fn spec(&self) -> &OperatorSpec {
-        &self.spec
-    }
-
-    fn output_schema(&self) -> &SchemaRef {
-        &self.shared.schema
-    }
-
-    fn inputs(&self) -> Vec<String> {
-        vec![self.shared.reader.column.clone()]
-    }
-
-    fn row_effect(&self) -> RowEffect {
-        RowEffect::Same
-    }
-
-    fn resources(&self) -> Vec<ResourceIdentity> {
-        self.shared.reader.identities.clone()
-    }
-
-    fn start(&self) -> Result<Box<dyn Pass>> {
-        Ok(Box::new(NextTokenPass { shared: Arc::clone(&self.shared), rows: 0 }))
-    }
-}
-
-struct NextTokenPass {
-    shared: Arc<Shared>,
-    /// Rows of earlier batches.
-    rows: u64,
 }
 
 /// What is known of the texts of a pass so far.
@@ -195,51 +156,40 @@ struct Found {
 
 impl Found {
     /// Takes what is wanted of one text's logits.
-    fn take(&mut self, shared: &Shared, logits: &[f32]) {
+    fn take(&mut self, wanted: &NextToken, logits: &[f32]) {
         let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let power = |logit: f32| f64::from(logit - most).exp();
         let sum: f64 = logits.iter().map(|&logit| power(logit)).sum();
         let probability = |id: u32| (power(logits[id as usize]) / sum) as f32;
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
         let before = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        if shared.top < order.len() {
-            order.select_nth_unstable_by(shared.top, before);
-            order.truncate(shared.top);
+        if wanted.top < order.len() {
+            order.select_nth_unstable_by(wanted.top, before);
+            order.truncate(wanted.top);
         }
         order.sort_unstable_by(before);
         self.probabilities.extend(order.iter().map(|&id| probability(id)));
         self.ids.extend(order);
-        self.candidates.extend(shared.candidates.iter().map(|&id| probability(id)));
+        self.candidates.extend(wanted.candidates.iter().map(|&id| probability(id)));
     }
 }
 
-impl Pass for NextTokenPass {
-    fn push(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
-        let shared = &*self.shared;
-        let Shared { reader, top, size, .. } = shared;
-        let texts = TextColumn::of(KIND, batch, &reader.column)?;
-        let (mut windows, mut read) = (Vec::new(), Vec::with_capacity(batch.num_rows()));
-        for (row, text) in (self.rows..).zip(texts.iter()) {
+impl Columns for NextToken {
+    fn make(&self, reader: &Reader, batch: &RecordBatch, first_row: u64) -> Result<Vec<ArrayRef>> {
+        let (windows, counts) = reader.windows(batch, first_row, |tokenizer, text, windows| {
             let mut ids = Vec::new();
-            if let Some(text) = text {
-                let failed = |message: String| OperatorError::Row { kind: KIND.to_owned(), row, message };
-                reader.tokenizer.encode(text, false, &mut ids).map_err(|error| failed(error.to_string()))?;
-                ids.splice(0..0, reader.tokenizer.prefix().iter().copied());
-                ids.drain(..ids.len().saturating_sub(reader.context_length));
-            }
-            read.push(!ids.is_empty());
-            if !ids.is_empty() {
-                windows.push(ids);
-            }
-        }
+            tokenizer.encode(text, false, &mut ids).map_err(|error| error.to_string())?;
+            ids.splice(0..0, tokenizer.prefix().iter().copied());
+            ids.drain(..ids.len().saturating_sub(reader.context_length));
+            windows.extend((!ids.is_empty()).then_some(ids));
+            Ok(())
+        })?;
         let mut found = Found::default();
         reader.batches(&windows, |windows| {
             let logits = reader.model.next_logits(COMPUTE, windows)?.unwrap_or_default();
-            logits.chunks_exact(reader.model.vocabulary()).for_each(|logits| found.take(shared, logits));
+            logits.chunks_exact(reader.model.vocabulary()).for_each(|logits| found.take(self, logits));
             Ok(())
         })?;
-        self.rows += batch.num_rows() as u64;
-
         let decode = |&id: &u32| reader.tokenizer.decode_token(id);
         let tokens = found.ids.iter().map(decode).collect::<Result<Vec<_>, _>>();
         let tokens = tokens.map_err(|error| invalid(KIND, "tokenizer", error.to_string()))?;
@@ -249,24 +199,24 @@ impl Pass for NextTokenPass {
             Arc::new(Float32Array::from(found.probabilities)),
         ];
         let structs = StructArray::try_new(fields(), columns, None)?;
-        let offsets = OffsetBuffer::from_lengths(read.iter().map(|&read| if read { *top } else { 0 }));
-        let nulls = NullBuffer::from(read.clone());
+        let offsets = OffsetBuffer::from_lengths(counts.iter().map(|&count| count * self.top));
+        let nulls = NullBuffer::from_iter(counts.iter().map(|&count| count > 0));
         let element = item(structs.data_type().clone());
         let list = ListArray::try_new(element, offsets, Arc::new(structs), Some(nulls.clone()))?;
         let mut added: Vec<ArrayRef> = vec![Arc::new(list)];
-        if *size > 0 {
-            let mut own = found.candidates.chunks_exact(shared.candidates.len());
-            let mut values = Vec::with_capacity(read.len() * shared.candidates.len());
-            for &read in &read {
-                match if read { own.next() } else { None } {
+        if self.size > 0 {
+            let mut own = found.candidates.chunks_exact(self.candidates.len());
+            let mut values = Vec::with_capacity(counts.len() * self.candidates.len());
+            for &count in &counts {
+                let probabilities = if count > 0 { own.next() } else { None };
+                match probabilities {
                     Some(probabilities) => values.extend_from_slice(probabilities),
-                    None => values.resize(values.len() + shared.candidates.len(), 0.0),
+                    None => values.resize(values.len() + self.candidates.len(), 0.0),
                 }
             }
             let values: ArrayRef = Arc::new(Float32Array::from(values));
-            added.push(Arc::new(FixedSizeListArray::try_new(item(DataType::Float32), *size, values, Some(nulls))?));
+            added.push(Arc::new(FixedSizeListArray::try_new(item(DataType::Float32), self.size, values, Some(nulls))?));
         }
-        output.keep(extend_batch(batch, &shared.schema, added)?);
-        Ok(())
+        Ok(added)
     }
 }

@@ -23,11 +23,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{COMPUTE, Precision, Reader, Reading, Windows, default_column};
+use super::model_operator::{Columns, model_operator};
+use super::reader::{COMPUTE, Precision, Reader, Reading, default_column};
 use crate::columns::TextColumn;
 use crate::config::invalid;
-use crate::operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, RowEffect, extend_batch, extend_schema};
-use crate::resources::{ResourceIdentity, Resources};
+use crate::operator::{Operator, OperatorKind, OperatorSpec, extend_schema};
+use crate::resources::Resources;
 use crate::{OperatorError, Result, config};
 
 const KIND: &str = "perplexity";
@@ -101,7 +102,6 @@ impl OperatorKind for PerplexityKind {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
-            windows: Windows::All,
             context_length: config.context_length,
             preferred_length: None,
         };
@@ -112,7 +112,7 @@ impl OperatorKind for PerplexityKind {
             return Err(invalid(KIND, "overlap", message));
         }
         let (overlap, losses) = (config.overlap, config.losses);
-        Ok(Arc::new(Perplexity { spec: spec.clone(), shared: Arc::new(Shared { schema, reader, overlap, losses }) }))
+        Ok(model_operator(spec, schema, reader, Perplexity { overlap, losses }))
     }
 }
 
@@ -132,85 +132,32 @@ fn loss() -> Arc<Field> {
     Arc::new(Field::new("item", DataType::Float32, false))
 }
 
-#[derive(Debug)]
+/// What the configuration asks for.
+#[derive(Clone, Copy, Debug)]
 struct Perplexity {
-    spec: OperatorSpec,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    schema: SchemaRef,
-    reader: Reader,
     overlap: usize,
     losses: bool,
 }
 
-impl Operator for Perplexity {
-    fn spec(&self) -> &OperatorSpec {
-        &self.spec
-    }
-
-    fn output_schema(&self) -> &SchemaRef {
-        &self.shared.schema
-    }
-
-    fn inputs(&self) -> Vec<String> {
-        vec![self.shared.reader.column.clone()]
-    }
-
-    fn row_effect(&self) -> RowEffect {
-        RowEffect::Same
-    }
-
-    fn resources(&self) -> Vec<ResourceIdentity> {
-        self.shared.reader.identities.clone()
-    }
-
-    fn start(&self) -> Result<Box<dyn Pass>> {
-        Ok(Box::new(PerplexityPass { shared: Arc::clone(&self.shared), rows: 0 }))
-    }
-}
-
-struct PerplexityPass {
-    shared: Arc<Shared>,
-    /// Rows of earlier batches.
-    rows: u64,
-}
-
-impl PerplexityPass {
-    /// Windows of all texts, for each how many of its tokens are context alone, and for each row how many windows it has.
-    fn windows(&self, batch: &RecordBatch) -> Result<(Vec<Vec<u32>>, Vec<usize>, Vec<usize>)> {
-        let Shared { reader, overlap, .. } = &*self.shared;
-        let texts = TextColumn::of(KIND, batch, &reader.column)?;
-        let (mut windows, mut contexts, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+impl Columns for Perplexity {
+    fn make(&self, reader: &Reader, batch: &RecordBatch, first_row: u64) -> Result<Vec<ArrayRef>> {
+        // Of each window, how many tokens are context alone.
+        let mut contexts = Vec::new();
         let mut ids = Vec::new();
-        for (row, text) in (self.rows..).zip(texts.iter()) {
-            let before = windows.len();
-            if let Some(text) = text {
-                let failed = |message: String| OperatorError::Row { kind: KIND.to_owned(), row, message };
-                reader.tokenizer.encode(text, true, &mut ids).map_err(|error| failed(error.to_string()))?;
-                let mut start = 0;
-                while start + 1 < ids.len() {
-                    let end = ids.len().min(start + reader.context_length);
-                    windows.push(ids[start..end].to_vec());
-                    contexts.push(if start == 0 { 1 } else { *overlap });
-                    if end == ids.len() {
-                        break;
-                    }
-                    start = end - overlap;
+        let (windows, counts) = reader.windows(batch, first_row, |tokenizer, text, windows| {
+            tokenizer.encode(text, true, &mut ids).map_err(|error| error.to_string())?;
+            let mut start = 0;
+            while start + 1 < ids.len() {
+                let end = ids.len().min(start + reader.context_length);
+                windows.push(ids[start..end].to_vec());
+                contexts.push(if start == 0 { 1 } else { self.overlap });
+                if end == ids.len() {
+                    break;
                 }
+                start = end - self.overlap;
             }
-            counts.push(windows.len() - before);
-        }
-        Ok((windows, contexts, counts))
-    }
-}
-
-impl Pass for PerplexityPass {
-    fn push(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
-        let (windows, contexts, counts) = self.windows(batch)?;
-        let Shared { schema, reader, losses: keep, .. } = &*self.shared;
+            Ok(())
+        })?;
         let mut of_windows: Vec<Vec<f32>> = Vec::with_capacity(windows.len());
         reader.batches(&windows, |windows| {
             let losses = reader.model.token_losses(COMPUTE, windows)?.unwrap_or_default();
@@ -231,7 +178,7 @@ impl Pass for PerplexityPass {
         let mut lists = ListBuilder::new(Float32Builder::new()).with_field(loss());
         let mut nulls = NullBufferBuilder::new(rows);
         let mut rest = of_windows.as_slice();
-        for ((row, count), text) in (self.rows..).zip(counts).zip(texts.iter()) {
+        for ((row, count), text) in (first_row..).zip(counts).zip(texts.iter()) {
             let (own, others) = rest.split_at(count);
             rest = others;
             let number = own.iter().map(Vec::len).sum::<usize>();
@@ -244,20 +191,17 @@ impl Pass for PerplexityPass {
             tokens.append_value(u32::try_from(number).map_err(too_many)?);
             let bytes = text.map_or(0, str::len);
             bits.append_value(if number > 0 && bytes > 0 { sum / std::f64::consts::LN_2 / bytes as f64 } else { 0.0 });
-            if *keep {
+            if self.losses {
                 own.iter().flatten().for_each(|&loss| lists.values().append_value(loss));
                 lists.append(true);
             }
         }
-        self.rows += rows as u64;
         let mut columns: Vec<ArrayRef> =
             vec![Arc::new(log_likelihoods.finish()), Arc::new(tokens.finish()), Arc::new(bits.finish())];
-        if *keep {
+        if self.losses {
             columns.push(Arc::new(lists.finish()));
         }
-        let metadata = StructArray::try_new(fields(*keep), columns, nulls.finish())?;
-        let added: Vec<ArrayRef> = vec![Arc::new(perplexities.finish()), Arc::new(metadata)];
-        output.keep(extend_batch(batch, schema, added)?);
-        Ok(())
+        let metadata = StructArray::try_new(fields(self.losses), columns, nulls.finish())?;
+        Ok(vec![Arc::new(perplexities.finish()), Arc::new(metadata)])
     }
 }

@@ -11,7 +11,7 @@ use arrow_array::{Array, RecordBatch, StringArray};
 use gristmill_kernels::workers::Serial;
 use serde_json::{Value, json};
 
-use super::{ClassifyKind, EmbedKind, NextTokenKind, PerplexityKind, Windows};
+use super::{ClassifyKind, EmbedKind, NextTokenKind, PerplexityKind, Precision, Windows};
 use crate::conformance;
 use crate::models::{Batch, Compute, LoadOptions, Model};
 use crate::tokens::Tokenizer;
@@ -321,7 +321,7 @@ fn a_model_is_loaded_once_and_again_when_its_files_change() {
         std::fs::copy(fixture("bert-classifier").join(name), folder.path().join(name)).unwrap();
     }
     let location = folder.path().to_string_lossy();
-    let load = || super::loaded::load(&location, super::Precision::F32, &Resources::local()).unwrap();
+    let load = || super::loaded::load(&location, Precision::F32, &Resources::local()).unwrap();
     let (first, identities) = load();
     let (second, same) = load();
     assert!(Arc::ptr_eq(&first, &second));

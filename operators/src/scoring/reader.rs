@@ -1,0 +1,150 @@
+//! A model with its tokenizer, and the ways in which operators give texts to it.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use gristmill_kernels::workers::Serial;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::loaded;
+use crate::config::invalid;
+use crate::models::{Batch, Compute, LoadOptions, Model, ModelError};
+use crate::tokens::Tokenizer;
+use crate::{OperatorError, ResourceIdentity, Resources, Result, TextColumn};
+
+/// A batch has at most so many tokens, unless a single window has more. It bounds memory, and does not change results.
+const BATCH_TOKENS: usize = 2048;
+
+/// A pass computes on the thread that calls it: splits are what runs side by side.
+pub(super) const COMPUTE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
+
+/// What weights are rounded to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision, 4 bytes a weight.
+    #[default]
+    F32,
+    /// bfloat16, 2 bytes a weight; sums are f32. Faster where the processor has instructions for it (AVX-512 BF16, AMX).
+    Bf16,
+}
+
+impl From<Precision> for LoadOptions {
+    fn from(precision: Precision) -> Self {
+        let precision = match precision {
+            Precision::F32 => crate::models::Precision::F32,
+            Precision::Bf16 => crate::models::Precision::Bf16,
+        };
+        Self { precision }
+    }
+}
+
+pub(super) fn default_column() -> String {
+    "text".to_owned()
+}
+
+/// A model with its tokenizer.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) kind: &'static str,
+    pub(super) column: String,
+    pub(super) model: Arc<Model>,
+    pub(super) tokenizer: Tokenizer,
+    /// The most tokens of a window, special tokens included.
+    pub(super) context_length: usize,
+    pub(super) identities: Vec<ResourceIdentity>,
+}
+
+/// What a configuration says of a [`Reader`].
+pub(super) struct Reading<'a> {
+    pub(super) model: &'a str,
+    pub(super) tokenizer: Option<&'a str>,
+    pub(super) column: &'a str,
+    pub(super) precision: Precision,
+    pub(super) context_length: Option<usize>,
+    /// Where `context_length` is not given: what the model's own files say, if they do.
+    pub(super) preferred_length: Option<usize>,
+}
+
+impl Reader {
+    pub(super) fn new(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
+        let Reading { model: location, tokenizer, column, precision, context_length, preferred_length } = reading;
+        let (model, mut identities) = loaded::load(location, precision, resources)?;
+        let (tokenizer, identity) = Tokenizer::load(tokenizer.unwrap_or(location), resources)?;
+        identities.push(identity);
+        if tokenizer.vocab_size() > model.vocabulary() {
+            let message = format!(
+                "its vocabulary has {} tokens, and the tokenizer gives ids up to {}; they do not belong together",
+                model.vocabulary(),
+                tokenizer.vocab_size() - 1
+            );
+            return Err(OperatorError::Resource { location: location.to_owned(), message });
+        }
+        let around = tokenizer.prefix().len() + tokenizer.suffix().len();
+        let most = model.most_positions().unwrap_or(usize::MAX);
+        let context_length = match context_length {
+            Some(length) if length <= around || length > most => {
+                let allowed =
+                    format!("{length} tokens; {} to {most} are allowed, {around} of them special tokens", around + 1);
+                return Err(invalid(kind, "context_length", allowed));
+            }
+            Some(length) => length,
+            None => preferred_length.filter(|&length| length > around).map_or(most, |length| length.min(most)),
+        };
+        Ok(Self { kind, column: column.to_owned(), model, tokenizer, context_length, identities })
+    }
+
+    /// Refuses a model that does not predict tokens.
+    pub(super) fn expect_language_model(&self, location: &str) -> Result<()> {
+        if self.model.is_language_model() {
+            return Ok(());
+        }
+        let message = format!("a model of the kind '{}' without the head of a language model", self.model.kind());
+        Err(OperatorError::Resource { location: location.to_owned(), message })
+    }
+
+    /// Windows of all texts of a batch, as `cut` adds them, and for each row how many it has; none where the text is null.
+    pub(super) fn windows(
+        &self,
+        batch: &RecordBatch,
+        first_row: u64,
+        mut cut: impl FnMut(&Tokenizer, &str, &mut Vec<Vec<u32>>) -> Result<(), String>,
+    ) -> Result<(Vec<Vec<u32>>, Vec<usize>)> {
+        let texts = TextColumn::of(self.kind, batch, &self.column)?;
+        let (mut windows, mut counts) = (Vec::new(), Vec::with_capacity(batch.num_rows()));
+        for (row, text) in (first_row..).zip(texts.iter()) {
+            let before = windows.len();
+            if let Some(text) = text {
+                let failed = |message: String| OperatorError::Row { kind: self.kind.to_owned(), row, message };
+                cut(&self.tokenizer, text, &mut windows).map_err(failed)?;
+            }
+            counts.push(windows.len() - before);
+        }
+        Ok((windows, counts))
+    }
+
+    /// Calls `each` with batches of consecutive windows.
+    pub(super) fn batches(
+        &self,
+        windows: &[Vec<u32>],
+        mut each: impl FnMut(&Batch) -> Result<(), ModelError>,
+    ) -> Result<()> {
+        let mut rest = windows;
+        while !rest.is_empty() {
+            let mut batch = Batch::default();
+            let mut taken = 0;
+            while taken < rest.len() && (taken == 0 || batch.tokens() + rest[taken].len() <= BATCH_TOKENS) {
+                batch.push(&rest[taken]);
+                taken += 1;
+            }
+            rest = &rest[taken..];
+            each(&batch).map_err(|error| invalid(self.kind, "model", error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn unusable(location: &str, error: &ModelError) -> OperatorError {
+    OperatorError::Resource { location: location.to_owned(), message: error.to_string() }
+}
