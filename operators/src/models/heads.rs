@@ -6,7 +6,8 @@ use gristmill_kernels::pool::Pool;
 
 use super::config::Config;
 use super::error::Result;
-use super::layers::{Bias, Compute, Linear, Loader, Norm};
+use super::layers::{Bias, Compute, Loader, Norm};
+use super::linear::Linear;
 use super::transformer::Transformer;
 
 /// A model's head.

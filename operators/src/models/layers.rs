@@ -1,13 +1,14 @@
 //! The parts that architectures are assembled from, with their weights: linear layers, norms, attention, feed-forward layers.
 
 use gristmill_kernels::attention::Mask;
-use gristmill_kernels::gemm::{MatmulOptions, Matrix, MatrixMut, PackedWeights, Precision, Values};
+use gristmill_kernels::gemm::{Matrix, Precision, Values};
 use gristmill_kernels::glu::Activation;
 use gristmill_kernels::linear_ce;
 use gristmill_kernels::norms::{self, NormKind};
 use gristmill_kernels::workers::Workers;
 
 use super::error::Result;
+use super::linear::Linear;
 use super::weights::Weights;
 
 /// Who computes.
@@ -18,51 +19,6 @@ pub struct Compute<'a> {
     pub workers: &'a dyn Workers,
     /// At most this many threads for a product.
     pub threads: usize,
-}
-
-/// y = x·Wᵀ + b.
-#[derive(Debug)]
-pub(crate) struct Linear {
-    weights: PackedWeights,
-    bias: Option<Vec<f32>>,
-}
-
-impl Linear {
-    /// `[out, in]` weights, row by row.
-    pub(crate) fn new(
-        weights: &[f32],
-        outputs: usize,
-        inputs: usize,
-        bias: Option<Vec<f32>>,
-        precision: Precision,
-    ) -> Result<Self> {
-        let weights = Matrix::row_major(Values::F32(weights), outputs, inputs)?;
-        Ok(Self { weights: PackedWeights::pack(weights, precision)?, bias })
-    }
-
-    /// Columns of the result.
-    pub(crate) fn outputs(&self) -> usize {
-        self.weights.outputs()
-    }
-
-    /// Overwrites y `[rows, out]`.
-    pub(crate) fn forward(&self, compute: Compute<'_>, x: &[f32], y: &mut Vec<f32>) -> Result<()> {
-        let rows = x.len() / self.weights.inputs().max(1);
-        y.resize(rows * self.outputs(), 0.0);
-        self.product(compute, rows, x, y, false)
-    }
-
-    /// Adds to y `[rows, out]`.
-    pub(crate) fn add(&self, compute: Compute<'_>, x: &[f32], y: &mut [f32]) -> Result<()> {
-        self.product(compute, y.len() / self.outputs().max(1), x, y, true)
-    }
-
-    fn product(&self, compute: Compute<'_>, rows: usize, x: &[f32], y: &mut [f32], accumulate: bool) -> Result<()> {
-        let options = MatmulOptions { bias: self.bias.as_deref(), accumulate, threads: compute.threads, engine: None };
-        let x = Matrix::row_major(Values::F32(x), rows, self.weights.inputs())?;
-        let y = MatrixMut::row_major(y, rows, self.outputs())?;
-        Ok(self.weights.matmul(x, y, &options)?)
-    }
 }
 
 /// RMSNorm or LayerNorm with its parameters, of which each may be left out.

@@ -16,6 +16,7 @@ mod error;
 mod files;
 mod heads;
 mod layers;
+mod linear;
 mod rope;
 mod sentence;
 mod transformer;
