@@ -293,3 +293,19 @@ fn weights_in_several_files_are_those_of_one() {
     let batch = packed(&Expected::of(&folder).texts());
     assert_eq!(one.logits(ALONE, &batch).unwrap(), several.logits(ALONE, &batch).unwrap());
 }
+
+#[test]
+fn the_first_token_of_every_document_has_no_loss() {
+    let folder = reference("llama").unwrap();
+    let (model, texts) = (load(&folder, "config.json"), Expected::of(&folder).texts());
+    let batch = packed(&texts);
+    let losses = model.token_losses(ALONE, &batch).unwrap().unwrap();
+    let mut first = 0;
+    for text in &texts {
+        let own = &losses[first..first + text.len()];
+        assert_eq!(own[0].to_bits(), 0);
+        assert!(own[1..].iter().all(|&loss| loss > 0.0), "{own:?}");
+        first += text.len();
+    }
+    assert_eq!(first, losses.len());
+}
