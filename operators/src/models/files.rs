@@ -70,7 +70,8 @@ impl<'a> ModelFiles<'a> {
             return Ok(());
         }
         let message =
-            "no such file; there is adapter_config.json, and an adapter is given beside the model that it belongs to".to_owned();
+            "no such file; there is adapter_config.json, and an adapter is given beside the model that it belongs to"
+                .to_owned();
         Err(ModelError::Read { path: self.path("config.json"), message })
     }
 

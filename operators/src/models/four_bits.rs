@@ -111,7 +111,7 @@ impl FourBits {
     pub(crate) fn multiply(&self, rows: usize, x: &[f32], y: &mut [f32], options: &MatmulOptions<'_>) -> Result<()> {
         let (inputs, outputs) = (self.inputs(), self.outputs);
         let x = Matrix::row_major(Values::F32(x), rows, inputs)?;
-        if self.operands == Precision::Bf16 && self.rows == [0..self.tensor.nf4.rows] {
+        if self.operands == Precision::Bf16 && self.rows.first() == Some(&(0..self.tensor.nf4.rows)) {
             let y = MatrixMut::row_major(y, rows, outputs)?;
             return Ok(self.tensor.nf4.matmul(self.tensor.quantised(), x, y, options)?);
         }
@@ -178,8 +178,7 @@ mod tests {
                     assert_eq!(part.values().unwrap(), own);
                     let bias = values(part.outputs(), 3);
                     for accumulate in [false, true] {
-                        let options =
-                            MatmulOptions { bias: Some(&bias), accumulate, ..MatmulOptions::default() };
+                        let options = MatmulOptions { bias: Some(&bias), accumulate, ..MatmulOptions::default() };
                         let mut y = vec![1.0; rows * part.outputs()];
                         part.multiply(rows, &x, &mut y, &options).unwrap();
                         let own = Matrix::row_major(Values::F32(&own), part.outputs(), inputs).unwrap();

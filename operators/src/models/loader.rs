@@ -62,8 +62,7 @@ impl<'a> Loader<'a> {
     pub(crate) fn table(&self, name: &str, rows: usize, hidden: usize) -> Result<Vec<f32>> {
         let Some(adapter) = self.adapter else { return self.tensor(&format!("{name}.weight"), &[rows, hidden]) };
         let module = self.name(name);
-        let place =
-            Place { module: &module, outputs: hidden, inputs: rows, stored: Stored::Inputs, embedding: true };
+        let place = Place { module: &module, outputs: hidden, inputs: rows, stored: Stored::Inputs, embedding: true };
         adapter.merged(self.weights, place)
     }
 
@@ -98,13 +97,8 @@ impl<'a> Loader<'a> {
     /// The head of a language model, which is never in four bits, and has what an adapter adds in its weights.
     pub(crate) fn head(&self, name: &str, hidden: usize, vocabulary: usize) -> Result<linear_ce::Head> {
         let module = self.name(name);
-        let place = Place {
-            module: &module,
-            outputs: vocabulary,
-            inputs: hidden,
-            stored: Stored::Outputs,
-            embedding: false,
-        };
+        let place =
+            Place { module: &module, outputs: vocabulary, inputs: hidden, stored: Stored::Outputs, embedding: false };
         let weights = match self.adapter {
             Some(adapter) => adapter.merged(self.weights, place)?,
             None => self.tensor(&format!("{name}.weight"), &[vocabulary, hidden])?,
@@ -154,13 +148,7 @@ impl<'a> Loader<'a> {
         Ok(Norm { norm: norms::Norm { kind, width, epsilon: epsilon as f32 }, weight, bias })
     }
 
-    fn matrix(
-        &self,
-        name: &str,
-        inputs: usize,
-        outputs: usize,
-        stored: Stored,
-    ) -> Result<(Vec<f32>, Option<Delta>)> {
+    fn matrix(&self, name: &str, inputs: usize, outputs: usize, stored: Stored) -> Result<(Vec<f32>, Option<Delta>)> {
         let Some(adapter) = self.adapter else {
             let shape = if stored == Stored::Outputs { [outputs, inputs] } else { [inputs, outputs] };
             return Ok((self.tensor(&format!("{name}.weight"), &shape)?, None));
@@ -177,8 +165,7 @@ impl<'a> Loader<'a> {
         [outputs, inputs]: [usize; 2],
         bias: Bias,
     ) -> Result<Fused> {
-        let biases =
-            (bias == Bias::Required).then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
+        let biases = (bias == Bias::Required).then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
         let weights = if self.four_bits {
             Source::FourBits(FourBits::new(&weights, outputs, inputs, self.precision)?)
         } else {

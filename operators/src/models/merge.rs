@@ -89,13 +89,7 @@ struct Planned {
 ///
 /// # Errors
 /// As of [`Model::load_adapted`]; a folder with something in it, or one that cannot be written; a sum that the tensor's type cannot hold.
-pub fn merge(
-    location: &str,
-    adapter: &str,
-    to: &Path,
-    resources: &Resources,
-    options: MergeOptions,
-) -> Result<Merged> {
+pub fn merge(location: &str, adapter: &str, to: &Path, resources: &Resources, options: MergeOptions) -> Result<Merged> {
     let files = ModelFiles::new(location, resources);
     files.expect_model()?;
     let mut config = Config::read(&files)?;
@@ -108,10 +102,8 @@ pub fn merge(
     drop(Model::assemble(&config, &weights, Some(&adapter), LoadOptions::default())?);
 
     let planned = plan(&weights, &adapter, adjusted);
-    let unwritable = |path: &Path, error: &std::io::Error| ModelError::Write {
-        path: path.into(),
-        message: error.to_string(),
-    };
+    let unwritable =
+        |path: &Path, error: &std::io::Error| ModelError::Write { path: path.into(), message: error.to_string() };
     if std::fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) {
         let message = "the folder is not empty".to_owned();
         return Err(ModelError::Write { path: to.into(), message });
@@ -129,7 +121,7 @@ pub fn merge(
         map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone().into())));
         written.push(path);
     }
-    let total = planned.iter().map(size).sum();
+    let total: u64 = planned.iter().map(size).sum();
     let mut put = |name: &str, content: &[u8]| {
         let path = to.join(name);
         let folder = path.parent().unwrap_or(to);
@@ -235,7 +227,8 @@ fn bytes(weights: &Weights, adapter: &Adapter, tensor: &Planned) -> Result<Vec<u
         _ => None,
     };
     if let Some(index) = lost {
-        let message = format!("element {index} of '{name}' is {} when merged, which {dtype:?} cannot hold", values[index]);
+        let message =
+            format!("element {index} of '{name}' is {} when merged, which {dtype:?} cannot hold", values[index]);
         return Err(ModelError::Write { path: name.into(), message });
     }
     Ok(match dtype {
@@ -253,7 +246,8 @@ fn write_shard(path: &Path, shard: &[Planned], bytes: impl Fn(&Planned) -> Resul
     let mut start = 0;
     for tensor in shard {
         let end = start + size(tensor);
-        let about = json!({"dtype": format!("{:?}", tensor.dtype), "shape": tensor.shape, "data_offsets": [start, end]});
+        let about =
+            json!({"dtype": format!("{:?}", tensor.dtype), "shape": tensor.shape, "data_offsets": [start, end]});
         header.insert(tensor.name.clone(), about);
         start = end;
     }

@@ -134,12 +134,7 @@ impl Model {
         Ok((model, [files.identities(), adapter_files.identities()].concat()))
     }
 
-    fn assemble(
-        config: &Config,
-        weights: &Weights,
-        adapter: Option<&Adapter>,
-        options: LoadOptions,
-    ) -> Result<Self> {
+    fn assemble(config: &Config, weights: &Weights, adapter: Option<&Adapter>, options: LoadOptions) -> Result<Self> {
         if config.get("quantization_config").is_some() {
             return Err(config.unsupported("quantization_config", "a model without one"));
         }

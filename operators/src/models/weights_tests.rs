@@ -27,9 +27,9 @@ fn tensors() -> Vec<Tensor> {
 }
 
 fn write(path: &Path, tensors: &[Tensor]) {
-    let views = tensors.iter().map(|(name, dtype, shape, data)| {
-        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
-    });
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, data)| (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap()));
     safetensors::serialize_to_file(views, None, path).unwrap();
 }
 
@@ -72,7 +72,10 @@ fn types_that_are_not_read_are_refused_by_name() {
 fn tensors_that_are_missing_or_too_many_or_of_another_shape_are_named() {
     type Change = fn(&mut Vec<Tensor>);
     let cases: [(Change, &str); 4] = [
-        (|tensors| tensors.retain(|(name, ..)| name != QUERY), "no tensor 'model.layers.0.self_attn.q_proj.weight' (shape [16, 16]"),
+        (
+            |tensors| tensors.retain(|(name, ..)| name != QUERY),
+            "no tensor 'model.layers.0.self_attn.q_proj.weight' (shape [16, 16]",
+        ),
         (
             |tensors| tensors.iter_mut().filter(|(name, ..)| name == QUERY).for_each(|tensor| tensor.2 = vec![8, 32]),
             "tensor 'model.layers.0.self_attn.q_proj.weight' has shape [8, 32], and [16, 16] is expected",
@@ -160,7 +163,8 @@ fn headers_are_not_trusted() {
         let header = header.to_string().into_bytes();
         [&(header.len() as u64).to_le_bytes()[..], &header, &vec![0; data]].concat()
     };
-    let tensor = |shape: serde_json::Value, end: u64| json!({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}});
+    let tensor =
+        |shape: serde_json::Value, end: u64| json!({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}});
     for (bytes, expected) in [
         (about(tensor(json!([2]), 8), 4), "bytes are expected by the header"),
         (about(tensor(json!([2]), 8), 12), "cut off or has a tail"),

@@ -86,7 +86,8 @@ pub(super) struct Reading<'a> {
 
 impl Reader {
     pub(super) fn new(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
-        let Reading { model: location, adapter, tokenizer, column, precision, context_length, preferred_length } = reading;
+        let Reading { model: location, adapter, tokenizer, column, precision, context_length, preferred_length } =
+            reading;
         let (model, mut identities) = loaded::load(location, adapter, precision, resources)?;
         let (tokenizer, identity) = Tokenizer::load(tokenizer.unwrap_or(location), resources)?;
         identities.push(identity);

@@ -137,7 +137,8 @@ impl Adapter {
             {
                 let module = module.replace(".base_layer", "");
                 let new = || Module { path: module.clone(), parts: BTreeMap::new() };
-                let before = modules.entry(short(&module).to_owned()).or_insert_with(new).parts.insert(part, name.into());
+                let before =
+                    modules.entry(short(&module).to_owned()).or_insert_with(new).parts.insert(part, name.into());
                 if let Some(before) = before {
                     weights.ignore(|name| name == before);
                 }

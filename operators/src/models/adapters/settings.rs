@@ -67,7 +67,7 @@ impl Settings {
             return Err(config.unsupported("peft_type", "\"LORA\""));
         }
         if let Some(key) = REFUSED.iter().find(|key| is_on(config.get(key))) {
-            return Err(config.unsupported(key, "nothing"));
+            return Err(config.unsupported(key, "null"));
         }
         if let Some(key) = config.keys().find(|key| {
             key.starts_with("use_") && !SWITCHES.contains(key) && config.get(key) == Some(&Value::Bool(true))
@@ -163,7 +163,8 @@ impl Settings {
     /// Ids of the tokens of an embedding of this path whose rows were trained.
     pub(crate) fn tokens(&self, path: &str) -> Result<Vec<usize>> {
         const KEY: &str = "trainable_token_indices";
-        let wrong = || self.config.unsupported(KEY, "a list of token ids, or an object from names of modules to such lists");
+        let wrong =
+            || self.config.unsupported(KEY, "a list of token ids, or an object from names of modules to such lists");
         let value = self.config.get(KEY).ok_or_else(wrong)?;
         let list = match value {
             Value::Object(lists) => {

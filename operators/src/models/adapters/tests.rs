@@ -194,11 +194,26 @@ fn what_is_not_supported_or_does_not_fit_is_named() {
         ("dora", "target_modules", json!([4]), "'target_modules' is [4], and a text or a list of texts"),
         ("dora", "rank_pattern", json!({"q_proj": 0}), "'rank_pattern' is {\"q_proj\":0}"),
         ("dora", "r", json!(0), "'r' is 0, and a whole number above 0"),
-        ("dora", "r", json!(3), "lora_A.weight' has shape [2, "),
+        ("dora", "r", json!(3), "has shape [2, 64], and [3, 64] is expected"),
         ("dora", "use_dora", json!(false), "without a place in the architecture qwen3: 'base_model.model.model."),
-        ("conv1d", "layers_to_transform", json!([0]), "no tensor 'base_model.model.transformer.h.0.attn.c_attn.lora_A.weight'"),
-        ("neox-dora", "target_modules", json!(["dense"]), "no tensor 'base_model.model.gpt_neox.layers.0.attention.dense.lora_A"),
-        ("tied-embeddings", "target_modules", json!(["wte"]), "without a place in the architecture gpt2: 'base_model.model.transformer.wpe"),
+        (
+            "conv1d",
+            "layers_to_transform",
+            json!([0]),
+            "no tensor 'base_model.model.transformer.h.0.attn.c_attn.lora_A.weight'",
+        ),
+        (
+            "neox-dora",
+            "target_modules",
+            json!(["dense"]),
+            "no tensor 'base_model.model.gpt_neox.layers.0.attention.dense.lora_A",
+        ),
+        (
+            "tied-embeddings",
+            "target_modules",
+            json!(["wte"]),
+            "without a place in the architecture gpt2: 'base_model.model.transformer.wpe",
+        ),
         ("tied-embeddings", "ensure_weight_tying", json!(true), "'ensure_weight_tying' is true"),
         ("tokens", "trainable_token_indices", json!({"wte": [5, 64]}), "at 1 is 64, and an id below 64"),
         ("tokens", "trainable_token_indices", json!({"other": [5, 9]}), "'trainable_token_indices' is"),
@@ -254,9 +269,11 @@ fn adapters_work_with_rounded_weights() {
     let (folder, base) = adapter("neox-dora", &[]);
     let (batch, expected) = expected("neox-dora");
     let options = |precision, four_bits| LoadOptions { precision, four_bits };
-    for (options, tolerance) in
-        [(options(Precision::Bf16, false), 0.08), (options(Precision::F32, true), 0.8), (options(Precision::Bf16, true), 0.8)]
-    {
+    for (options, tolerance) in [
+        (options(Precision::Bf16, false), 0.08),
+        (options(Precision::F32, true), 0.8),
+        (options(Precision::Bf16, true), 0.8),
+    ] {
         let plain = most(&logits(&load(&base, None, Apply::Merged, options).unwrap(), &batch), &expected);
         for apply in BOTH {
             let model = load(&base, Some(folder.path()), apply, options).unwrap();
