@@ -46,10 +46,9 @@ impl<'a> Loader<'a> {
         format!("{}{name}", self.prefix)
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether the model's files have a tensor of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
-        let name = self.name(name);
-        self.weights.has(&name) || self.adapter.is_some_and(|adapter| adapter.has(&name))
+        self.weights.has(&self.name(name))
     }
 
     /// A tensor that is not the weights of a linear layer or an embedding.

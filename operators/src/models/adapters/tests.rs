@@ -194,7 +194,7 @@ fn what_is_not_supported_or_does_not_fit_is_named() {
         ("dora", "target_modules", json!([4]), "'target_modules' is [4], and a text or a list of texts"),
         ("dora", "rank_pattern", json!({"q_proj": 0}), "'rank_pattern' is {\"q_proj\":0}"),
         ("dora", "r", json!(0), "'r' is 0, and a whole number above 0"),
-        ("dora", "r", json!(3), "has shape [2, 64], and [3, 64] is expected"),
+        ("dora", "r", json!(3), "has shape [2, 16], and [3, 16] is expected"),
         ("dora", "use_dora", json!(false), "without a place in the architecture qwen3: 'base_model.model.model."),
         (
             "conv1d",
