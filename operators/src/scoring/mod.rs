@@ -4,6 +4,8 @@
 //! nothing is spent on padding, and texts have the same numbers whatever is beside them (`reader`). The four operators that read
 //! texts differ in their configuration and in the columns they make; the rest of them is one (`model_operator`).
 
+#[cfg(test)]
+mod adapter_tests;
 mod classify;
 mod embed;
 mod loaded;
