@@ -12,7 +12,7 @@ use super::layers::Compute;
 pub(crate) struct Linear {
     weights: Kept,
     bias: Option<Vec<f32>>,
-    low_rank: Option<LowRank>,
+    low_rank: Option<Box<LowRank>>,
 }
 
 /// Weights `[out, in]`.
@@ -44,7 +44,7 @@ impl Linear {
 
     /// With what an adapter adds, kept beside the weights.
     pub(crate) fn with(self, low_rank: Option<LowRank>) -> Self {
-        Self { low_rank, ..self }
+        Self { low_rank: low_rank.map(Box::new), ..self }
     }
 
     /// Columns of the result.
