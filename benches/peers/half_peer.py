@@ -5,7 +5,8 @@ usage: half_peer.py MODEL_SPEED FOLDER... [--nf4]
 MODEL_SPEED is `cargo build --release -p gristmill-operators --example model_speed`. Each FOLDER has a model and reference.safetensors with input_ids and
 attention_mask: the folders of tests/fixtures/models and of the reference data. Texts are run one by one. For each model the largest error of a logit is printed: in f32 and
 bf16 of either side and the ratio of the two in bf16, and with --nf4 (which needs bitsandbytes) in NF4 with products in f32, double quantised, with the largest difference between
-the two sides. The last columns are what share of positions has the same largest logit as float64, transformers' bf16 first.
+the two sides: once as it is, once with the codes of scales replaced by the nearest ones, as bitsandbytes' reference operators have them (its CPU library finds them through a table that
+can miss by one). What share of positions has the same largest logit as float64 is given for transformers' bf16 first.
 
 pip install -r benches/peers/model_requirements.txt
 """
@@ -29,16 +30,35 @@ def texts(folder):
     return [ids[mask == 1].tolist() for ids, mask in zip(tensors["input_ids"], tensors["attention_mask"])]
 
 
-def theirs(folder, dtype, documents, **others):
+def nearest_scales(model, plain):
+    """Gives each scale of quantised weights the code that is nearest to it; says how many that changes."""
+    changed = total = 0
+    for name, module in model.named_modules():
+        if type(module).__name__ != "Linear4bit":
+            continue
+        state, source = module.weight.quant_state, plain.get_submodule(name)
+        weight = source.weight.detach().float()
+        weight = weight.T.contiguous() if type(source).__name__ == "Conv1D" else weight
+        values = torch.nn.functional.pad(weight.reshape(-1), (0, -weight.numel() % 64)).reshape(-1, 64)
+        scales = values.abs().amax(1) - state.offset
+        groups = state.state2.absmax.repeat_interleave(256)[: len(scales)]
+        codes = (scales / groups).unsqueeze(1).sub(state.state2.code.unsqueeze(0)).abs().argmin(1).to(torch.uint8)
+        changed, total = changed + int((codes != state.absmax).sum()), total + len(codes)
+        state.absmax.copy_(codes)
+    return f"{changed} of {total}"
+
+
+def theirs(folder, dtype, documents, nearest=False, **others):
     config = transformers.AutoConfig.from_pretrained(folder)
     classifies = config.architectures[0].endswith("ForSequenceClassification")
     kind = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModelForCausalLM
     model = kind.from_pretrained(folder, dtype=dtype, attn_implementation="eager", **others).eval()
+    changed = nearest_scales(model, kind.from_pretrained(folder, dtype=dtype)) if nearest else None
     if classifies and model.config.pad_token_id is None:
         model.config.pad_token_id = 0
     with torch.inference_mode():
         rows = [model(input_ids=torch.tensor([ids])).logits.double().reshape(-1).numpy() for ids in documents]
-    return numpy.concatenate(rows), model.config.num_labels if classifies else model.config.vocab_size, classifies
+    return numpy.concatenate(rows), model.config.num_labels if classifies else model.config.vocab_size, classifies, changed
 
 
 def ours(program, folder, precision, documents, classifies):
@@ -57,11 +77,11 @@ def main():
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
-    print("| model | f32: transformers | gristmill | bf16: transformers | gristmill | ratio | same argmax |" + (" nf4: transformers | gristmill | between them |" if arguments.nf4 else ""))
-    print("|---|---|---|---|---|---|---|" + ("---|---|---|" if arguments.nf4 else ""))
+    print("| model | f32: transformers | gristmill | bf16: transformers | gristmill | ratio | same argmax |" + (" nf4: transformers | gristmill | between them | nearest scales | scales changed |" if arguments.nf4 else ""))
+    print("|---|---|---|---|---|---|---|" + ("---|---|---|---|---|" if arguments.nf4 else ""))
     for folder in arguments.folders:
         documents = texts(folder)
-        exact, width, classifies = theirs(folder, torch.float64, documents)
+        exact, width, classifies, _ = theirs(folder, torch.float64, documents)
         error = lambda values: numpy.abs(values - exact).max()
         agreement = lambda values: (values.reshape(-1, width).argmax(1) == exact.reshape(-1, width).argmax(1)).mean()
         half, own_half = theirs(folder, torch.bfloat16, documents)[0], ours(arguments.program, folder, "bf16", documents, classifies)
@@ -72,7 +92,8 @@ def main():
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
             four = theirs(folder, torch.float32, documents, quantization_config=settings, device_map="cpu")[0]
             own_four = ours(arguments.program, folder, "nf4", documents, classifies)
-            row += f" {error(four):.4f} | {error(own_four):.4f} | {numpy.abs(four - own_four).max():.1e} |"
+            nearest, _, _, changed = theirs(folder, torch.float32, documents, nearest=True, quantization_config=settings, device_map="cpu")
+            row += f" {error(four):.4f} | {error(own_four):.4f} | {numpy.abs(four - own_four).max():.1e} | {numpy.abs(nearest - own_four).max():.1e} | {changed} |"
         print(row, flush=True)
 
 
