@@ -17,6 +17,7 @@
 mod adapters;
 mod architectures;
 mod batch;
+mod cache;
 mod config;
 mod error;
 mod files;
@@ -38,6 +39,7 @@ mod weights_tests;
 
 pub use adapters::Apply;
 pub use batch::Batch;
+pub use cache::{Cache, Continuation};
 pub use error::{ModelError, Result};
 pub use gristmill_kernels::gemm::Precision;
 pub use layers::Compute;
