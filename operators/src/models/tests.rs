@@ -64,7 +64,7 @@ impl Expected {
     }
 }
 
-fn load(folder: &Path, config: &str) -> Model {
+pub(super) fn load(folder: &Path, config: &str) -> Model {
     let path = folder.join(config);
     let config = Config::parse(&path, &std::fs::read(&path).unwrap()).unwrap();
     let resources = Resources::local();
