@@ -18,6 +18,10 @@ mod adapters;
 mod architectures;
 mod batch;
 mod cache;
+pub mod chat;
+mod choices;
+#[cfg(test)]
+mod choices_tests;
 mod config;
 mod error;
 mod files;
@@ -34,13 +38,14 @@ mod transformer;
 mod weights;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod weights_tests;
 
 pub use adapters::Apply;
 pub use batch::Batch;
 pub use cache::{Cache, Continuation};
+pub use choices::{Choice, Likelihood};
 pub use error::{ModelError, Result};
 pub use gristmill_kernels::gemm::Precision;
 pub use layers::Compute;
