@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod adapter_tests;
+pub mod asking;
 mod classify;
 mod embed;
 mod loaded;
