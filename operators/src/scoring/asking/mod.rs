@@ -3,6 +3,12 @@
 //! The operators `judge` and `generate` make a [`Request`] of each row and give all requests of a batch to an [`Answerer`] at once:
 //! a model in this process, or an endpoint elsewhere. They do not know which.
 
+mod config;
+mod endpoint;
+mod local;
+mod prompt;
+mod row;
+
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
