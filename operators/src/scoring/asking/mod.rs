@@ -6,6 +6,7 @@
 mod config;
 mod endpoint;
 mod local;
+mod operator;
 mod prompt;
 mod row;
 
@@ -13,6 +14,10 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::config::EndpointConfig;
+pub(super) use self::config::{BackEnd, identity};
+pub(super) use self::operator::{Asking, Columns, OnError, Row};
+pub(super) use self::prompt::Prompting;
 use crate::ResourceIdentity;
 
 /// What a language model is asked.
