@@ -9,6 +9,8 @@ mod local;
 mod operator;
 mod prompt;
 mod row;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 

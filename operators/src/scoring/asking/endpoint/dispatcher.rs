@@ -48,7 +48,6 @@ pub(super) struct Settings {
     pub(super) per_minute: Option<u32>,
     pub(super) timeout: Duration,
     pub(super) attempts: u32,
-    pub(super) waits: Waits,
     /// Leads to the dispatcher itself.
     pub(super) events: Sender<Event>,
 }
@@ -62,6 +61,7 @@ pub(super) struct Dispatcher {
     delayed: BinaryHeap<Reverse<(Instant, RecordKey)>>,
     under_way: usize,
     rate: Rate,
+    waits: Waits,
     /// When the endpoint last responded in any way.
     responded: Option<Instant>,
     has_answered: bool,
@@ -98,6 +98,7 @@ impl Dispatcher {
             delayed: BinaryHeap::new(),
             under_way: 0,
             rate,
+            waits: Waits::default(),
             responded: None,
             has_answered: false,
             broken: None,
@@ -244,7 +245,7 @@ impl Dispatcher {
                     return self.leave(key, Err(AskError::Answerer(message)));
                 }
                 if job.attempts < self.settings.attempts {
-                    let wait = self.settings.waits.after(job.attempts, &key, named);
+                    let wait = self.waits.after(job.attempts, &key, named);
                     if named.is_some() {
                         self.rate.pause(now + wait);
                     }

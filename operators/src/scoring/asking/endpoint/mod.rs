@@ -19,7 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::dispatcher::{Dispatcher, Event, Waiter};
-pub(in crate::scoring) use self::pace::Waits;
 use super::config::EndpointConfig;
 use super::{Answer, Answerer, AskError, Request};
 use crate::config::invalid;
@@ -36,7 +35,6 @@ pub(super) struct Endpoint {
     key: Option<Secret>,
     cache: Option<String>,
     resources: Resources,
-    waits: Waits,
     /// Started by the first request, so that binding a step opens and makes nothing.
     dispatcher: Mutex<Option<Sender<Event>>>,
 }
@@ -68,15 +66,8 @@ impl Endpoint {
             key,
             cache: cache.map(str::to_owned).or_else(in_run),
             resources: resources.clone(),
-            waits: Waits::default(),
             dispatcher: Mutex::new(None),
         })
-    }
-
-    #[cfg(test)]
-    pub(super) fn with_waits(mut self, waits: Waits) -> Self {
-        self.waits = waits;
-        self
     }
 
     fn dispatcher(&self) -> Result<Sender<Event>, AskError> {
@@ -103,7 +94,6 @@ impl Endpoint {
             per_minute: self.config.requests_per_minute,
             timeout: Duration::from_secs_f64(self.config.timeout),
             attempts: self.config.attempts,
-            waits: self.waits,
             events: sender.clone(),
         });
         std::thread::Builder::new()

@@ -6,13 +6,13 @@ use crate::records::RecordKey;
 
 /// The waits of an endpoint.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::scoring) struct Waits {
+pub(super) struct Waits {
     /// The wait after the first failure; each further one is twice as long.
-    pub(in crate::scoring) first: Duration,
+    pub(super) first: Duration,
     /// The longest wait that is not named by the server.
-    pub(in crate::scoring) longest: Duration,
+    pub(super) longest: Duration,
     /// The longest wait that a server may name.
-    pub(in crate::scoring) longest_named: Duration,
+    pub(super) longest_named: Duration,
 }
 
 impl Default for Waits {
