@@ -237,3 +237,23 @@ fn schema_and_operators() {
     let unknown = workspace.run(&["operators", "blocklst"], 2);
     assert!(unknown.err.contains("did you mean 'blocklist'?"), "{}", unknown.err);
 }
+
+#[test]
+fn merge_writes_a_model_once() {
+    let workspace = workspace();
+    let fixtures = format!("{}/tests/fixtures/models", env!("CARGO_MANIFEST_DIR"));
+    let adapter = workspace.path("adapter");
+    std::fs::create_dir(&adapter).unwrap();
+    for (from, to) in [("json", "adapter_config.json"), ("safetensors", "adapter_model.safetensors")] {
+        std::fs::copy(format!("{fixtures}/adapters/conv1d.{from}"), adapter.join(to)).unwrap();
+    }
+    let base = format!("{fixtures}/small/gpt2");
+    let merged = workspace.run(&["merge", &base, "adapter", "merged"], 0);
+    assert!(merged.out.contains("28 tensors, 3 of them changed"), "{}", merged.out);
+    assert!(workspace.path("merged/config.json").exists() && workspace.path("merged/model.safetensors").exists());
+    let again = workspace.run(&["merge", &base, "adapter", "merged"], 1);
+    assert!(again.err.contains("the folder is not empty"), "{}", again.err);
+    let missing = workspace.run(&["merge", &base, "nowhere", "other"], 1);
+    assert!(missing.err.contains("nowhere/adapter_config.json"), "{}", missing.err);
+    assert!(!workspace.path("other").exists());
+}

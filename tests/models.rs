@@ -3,7 +3,9 @@
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type};
 
-use crate::support::{TERMS, Workspace, lines, parts, read_parquet};
+use crate::kills::{kills, torment};
+use crate::s3::{client, server};
+use crate::support::{Ran, TERMS, Workspace, lines, parts, read_parquet};
 
 fn cascade(workspace: &Workspace, model: &str, sink: &str) -> String {
     workspace.write("terms.txt", TERMS);
@@ -75,4 +77,47 @@ fn a_model_that_cannot_be_used_is_an_error_before_any_row_is_read() {
     let file = cascade(&workspace, "nowhere/at/all", "out");
     let ran = workspace.run(&["validate", &file], 2);
     assert!(ran.err.contains("nowhere/at/all"), "{}", ran.err);
+}
+
+#[test]
+fn a_killed_run_of_models_ends_like_an_undisturbed_one() {
+    let workspace = Workspace::new();
+    let calm = cascade(&workspace, &bert(), "calm");
+    let killed = cascade(&workspace, &bert(), "killed");
+    let small_splits = "source.split_size=5 rows";
+    workspace.run(&["run", &calm, small_splits, "--workers", "1", "--quiet"], 0);
+    let expected = parts(&workspace.path("calm"));
+    assert_eq!(expected.len(), 50);
+    let start = |workers: usize| {
+        workspace.gristmill(&["run", &killed, small_splits, "--quiet", "--workers", &workers.to_string()])
+    };
+    let same = || assert!(parts(&workspace.path("killed")) == expected);
+    let fresh = || {
+        same();
+        std::fs::remove_dir_all(workspace.path("killed")).unwrap();
+    };
+    let killed = torment(start, 5, kills(), fresh);
+    same();
+    println!("killed {killed} times");
+}
+
+#[test]
+fn a_model_on_s3_gives_what_it_gives_on_disk() {
+    let workspace = Workspace::new();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        workspace.write(&format!("s3/bucket/org/model/{name}"), std::fs::read(format!("{}/{name}", bert())).unwrap());
+    }
+    let endpoint = server::serve(&workspace.path("s3"));
+    let disk = cascade(&workspace, &bert(), "disk");
+    workspace.run(&["run", &disk, "--quiet"], 0);
+    let remote = cascade(&workspace, "s3://bucket/org/model", "remote");
+    let ran = Ran::of(client(&workspace, &endpoint, &["run", &remote, "--quiet"]).output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(parts(&workspace.path("remote")), parts(&workspace.path("disk")));
+
+    // A file that is not there is named as it was asked for.
+    let missing = cascade(&workspace, "s3://bucket/org/nothing", "missing");
+    let ran = Ran::of(client(&workspace, &endpoint, &["validate", &missing]).output().unwrap());
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(ran.err.contains("s3://bucket/org/nothing/config.json"), "{}", ran.err);
 }

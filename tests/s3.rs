@@ -8,7 +8,8 @@ use crate::support::{Ran, Workspace, holds, parts, pipeline};
 #[path = "../datasets/tests/common/s3.rs"]
 pub mod server;
 
-fn client(workspace: &Workspace, endpoint: &str, arguments: &[&str]) -> Command {
+/// The binary with what it needs to know of the server.
+pub fn client(workspace: &Workspace, endpoint: &str, arguments: &[&str]) -> Command {
     let mut command = workspace.gristmill(arguments);
     command.envs(server::variables(endpoint));
     command

@@ -1,11 +1,11 @@
 """Hidden states of documents by transformers on torch and by gristmill, one thread each, on the same core.
 
-usage: model_peer.py MODEL_SPEED MODEL_FOLDER IDS.parquet [--documents N] [--dtype f32|bf16] [--batches N...] [--budgets N...] [--longest N] [--passes N] [--core C]
+usage: model_peer.py MODEL_SPEED MODEL_FOLDER IDS.parquet [--documents N] [--dtypes f32 bf16] [--batches N...] [--budgets N...] [--longest N] [--passes N] [--core C]
 
 MODEL_SPEED is `cargo build --release -p gristmill-operators --example model_speed`. IDS.parquet has a column input_ids, or a column text that is
 encoded with the tokenizer.json given as --tokenizer. transformers sorts the documents by length, pads each batch, and is tried with every size of batch
 given; gristmill packs them, and is tried with every budget of tokens. Each side's best counts, in processor time of its thread. The mean of each document's
-hidden states is compared: the smallest cosine is printed.
+hidden states is compared: the smallest cosine of either side with transformers in f32 is printed.
 
 pip install -r benches/peers/model_requirements.txt
 """
@@ -23,7 +23,7 @@ def main():
     parser.add_argument("ids")
     parser.add_argument("--tokenizer")
     parser.add_argument("--documents", type=int, default=100)
-    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--dtypes", choices=["f32", "bf16"], nargs="+", default=["f32"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--budgets", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--longest", type=int, default=512)
@@ -68,35 +68,42 @@ def main():
                     found[index] = pooled[row].float().numpy()
         return numpy.array(found)
 
-    dtype = torch.float32 if arguments.dtype == "f32" else torch.bfloat16
-    model = transformers.AutoModel.from_pretrained(arguments.model, dtype=dtype, attn_implementation="sdpa").eval()
-    theirs = float("inf")
-    for batch_size in arguments.batches:
-        expected = means(model, batch_size)
-        best = float("inf")
-        for _ in range(arguments.passes):
-            begun = time.thread_time()
-            means(model, batch_size)
-            best = min(best, time.thread_time() - begun)
-        print(f"transformers {arguments.dtype}, {batch_size} a batch: {best:.3f} s, {tokens / best:.0f} tokens/s", flush=True)
-        theirs = min(theirs, best)
-    del model
-    command = [arguments.program, arguments.model, arguments.dtype]
-    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    ours = float("inf")
-    for budget in arguments.budgets:
-        # As many passes as the other side had: one that is not counted, and those that are.
-        best = float("inf")
-        for _ in range(arguments.passes + 1):
-            program.stdin.write(json.dumps(dict(documents=documents, budget=budget, seconds=0, pool="mean")) + "\n")
-            program.stdin.flush()
-            answer = json.loads(program.stdout.readline())
-            best = min(best, answer["seconds"])
-        got = numpy.array(answer["rows"], dtype=numpy.float32)
-        cosine = (got * expected).sum(1) / numpy.linalg.norm(got, axis=1) / numpy.linalg.norm(expected, axis=1)
-        print(f"gristmill {arguments.dtype}, {budget} tokens a batch: {best:.3f} s, {tokens / best:.0f} tokens/s, smallest cosine {cosine.min():.7f}", flush=True)
-        ours = min(ours, best)
-    print(f"ratio {theirs / ours:.2f}")
+    def cosine(got, expected):
+        return ((got * expected).sum(1) / numpy.linalg.norm(got, axis=1) / numpy.linalg.norm(expected, axis=1)).min()
+
+    load = lambda dtype: transformers.AutoModel.from_pretrained(arguments.model, dtype=dtype, attn_implementation="sdpa").eval()
+    exact = None
+    for dtype in arguments.dtypes:
+        model = load(torch.float32 if dtype == "f32" else torch.bfloat16)
+        if exact is None:
+            exact = means(model if dtype == "f32" else load(torch.float32), arguments.batches[0])
+        theirs = float("inf")
+        for batch_size in arguments.batches:
+            found = means(model, batch_size)
+            best = float("inf")
+            for _ in range(arguments.passes):
+                begun = time.thread_time()
+                means(model, batch_size)
+                best = min(best, time.thread_time() - begun)
+            print(f"transformers {dtype}, {batch_size} a batch: {best:.3f} s, {tokens / best:.0f} tokens/s, smallest cosine {cosine(found, exact):.7f}", flush=True)
+            theirs = min(theirs, best)
+        del model
+        command = [arguments.program, arguments.model, dtype]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as program:
+            ours = float("inf")
+            for budget in arguments.budgets:
+                # As many passes as the other side had: one that is not counted, and those that are.
+                best = float("inf")
+                for _ in range(arguments.passes + 1):
+                    program.stdin.write(json.dumps(dict(documents=documents, budget=budget, seconds=0, pool="mean")) + "\n")
+                    program.stdin.flush()
+                    answer = json.loads(program.stdout.readline())
+                    best = min(best, answer["seconds"])
+                got = numpy.array(answer["rows"], dtype=numpy.float32)
+                print(f"gristmill {dtype}, {budget} tokens a batch: {best:.3f} s, {tokens / best:.0f} tokens/s, smallest cosine {cosine(got, exact):.7f}", flush=True)
+                ours = min(ours, best)
+            program.stdin.close()
+        print(f"{dtype}: ratio {theirs / ours:.2f}")
 
 
 main()

@@ -195,7 +195,6 @@ __device__ __forceinline__ void tensor_forward(const Shape &shape, Heads<const T
     // The tile after the next takes this one's place.
     __syncthreads();
   }
-  copies_wait<0>();
   if (!works) return;
 
 #pragma unroll

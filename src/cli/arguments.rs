@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Schema,
     /// List the operators, or show one.
     Operators(OperatorsArguments),
+    /// Write a model with its adapter merged into the weights.
+    Merge(MergeArguments),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -121,4 +123,17 @@ pub(crate) struct InspectArguments {
 pub(crate) struct OperatorsArguments {
     /// Show this operator's configuration.
     pub(crate) kind: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArguments {
+    /// The model: a folder, a URL or a repository on the Hugging Face Hub.
+    pub(crate) model: String,
+    /// Its adapter, as peft saves it.
+    pub(crate) adapter: String,
+    /// A new or an empty folder.
+    pub(crate) out: PathBuf,
+    /// Bytes of tensors in a file of weights at most.
+    #[arg(long, default_value_t = 5_000_000_000, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) shard_bytes: u64,
 }

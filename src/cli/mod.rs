@@ -4,6 +4,7 @@ mod arguments;
 mod inspect;
 mod live;
 mod log;
+mod merge;
 mod operators;
 mod plan;
 mod run;
@@ -81,6 +82,7 @@ async fn dispatch(command: Command, environment: &Environment) -> Result<u8, Pip
         Command::Inspect(arguments) => inspect::inspect(arguments, environment).await,
         Command::Schema => schema::schema(environment),
         Command::Operators(arguments) => operators::operators(arguments, environment),
+        Command::Merge(arguments) => merge::merge(arguments, environment).await,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::launch::{Float, ShapeError, expect_len};
 use crate::simd::{LANES, Simd, dispatch, eight};
 use crate::workers::{Parts, Workers};
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// Weights to be quantised.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +124,25 @@ impl Nf4 {
         });
         Ok(())
     }
+
+    /// The weights of some rows, `[rows, columns]`: as [`Self::dequantise`] gives them.
+    ///
+    /// # Errors
+    /// Lengths that do not belong together, and rows that there are not.
+    pub fn dequantise_rows<T: Weight>(
+        &self,
+        from: Quantised<&[u8], &[f32]>,
+        rows: Range<usize>,
+        to: &mut [T],
+    ) -> Result<(), ShapeError> {
+        self.expect(from.codes.len(), from.scales.len(), from.largest.len(), from.mean.len())?;
+        if rows.end > self.rows {
+            return Err(ShapeError::Dimension { name: "end of rows", allowed: "at most all rows", actual: rows.end });
+        }
+        expect_len("weights", to.len(), rows.len() * self.columns)?;
+        T::unquantise(from, rows.start * self.columns, to);
+        Ok(())
+    }
 }
 
 impl Quantised<&[u8], &[f32]> {
@@ -188,5 +208,39 @@ fn scale_codes(scales: &[f32], mean: f32, codes: &mut [u8], largest: &mut f32) {
     for (scale, code) in scales.iter().zip(codes) {
         let scaled = (scale - mean) * reciprocal;
         *code = SCALE_BOUNDS.partition_point(|&bound| bound < scaled || scaled.is_nan()) as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workers::Serial;
+
+    /// Rows of odd lengths begin in the middle of bytes and of blocks.
+    #[test]
+    fn rows_are_those_of_the_whole() {
+        for columns in [1, 63, 64, 129] {
+            let nf4 = Nf4 { rows: 9, columns };
+            let weights: Vec<f32> = (0..nf4.len()).map(|i| (i as f32 * 0.7).sin() * (1 + i / 50) as f32).collect();
+            let (mut codes, mut scales) = (vec![0; nf4.code_bytes()], vec![0; nf4.blocks()]);
+            let (mut largest, mut mean) = (vec![0.0; nf4.groups()], [0.0]);
+            let to = Quantised {
+                codes: &mut codes[..],
+                scales: &mut scales[..],
+                largest: &mut largest[..],
+                mean: &mut mean[..],
+            };
+            nf4.quantise(&Serial, Values::F32(&weights), to).unwrap();
+            let from = Quantised { codes: &codes[..], scales: &scales[..], largest: &largest[..], mean: &mean[..] };
+            let mut whole = vec![0_f32; nf4.len()];
+            nf4.dequantise(&Serial, from, &mut whole).unwrap();
+            for rows in [0..9, 1..4, 8..9, 5..5] {
+                let mut part = vec![0_f32; rows.len() * columns];
+                nf4.dequantise_rows(from, rows.clone(), &mut part).unwrap();
+                assert_eq!(part, whole[rows.start * columns..rows.end * columns], "{columns} columns, {rows:?}");
+            }
+            assert!(nf4.dequantise_rows(from, 8..10, &mut vec![0_f32; 2 * columns]).is_err());
+            assert!(nf4.dequantise_rows(from, 0..1, &mut [0_f32; 0]).is_err());
+        }
     }
 }

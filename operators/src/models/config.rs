@@ -21,7 +21,27 @@ pub(crate) struct Config {
 impl Config {
     /// Reads `config.json` of a model.
     pub(crate) fn read(files: &ModelFiles<'_>) -> Result<Self> {
-        Self::parse(&files.path("config.json"), &files.read("config.json")?)
+        Self::read_named(files, "config.json")
+    }
+
+    /// Another file of its kind.
+    pub(crate) fn read_named(files: &ModelFiles<'_>, name: &str) -> Result<Self> {
+        Self::parse(&files.path(name), &files.read(name)?)
+    }
+
+    /// Keys at the top.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+
+    /// All values.
+    pub(crate) fn values(&self) -> &Map<String, Value> {
+        &self.values
+    }
+
+    /// Sets a value.
+    pub(crate) fn set(&mut self, key: &str, value: Value) {
+        self.values.insert(key.to_owned(), value);
     }
 
     /// The same of bytes; messages name the path.

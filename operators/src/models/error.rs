@@ -17,6 +17,14 @@ pub enum ModelError {
         /// What the system says.
         message: String,
     },
+    /// A file of a merged model cannot be written.
+    #[error("cannot write {}: {message}", .path.display())]
+    Write {
+        /// The file or folder, or the tensor.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// A file of the model is not what its name says.
     #[error("{}: {message}", .path.display())]
     Malformed {

@@ -64,6 +64,17 @@ impl<'a> ModelFiles<'a> {
         self.local().is_some_and(|folder| folder.join(name).exists())
     }
 
+    /// Says what an adapter in the place of a model is to be given as.
+    pub(crate) fn expect_model(&self) -> Result<()> {
+        if self.is_on_disk("config.json") || !self.is_on_disk("adapter_config.json") {
+            return Ok(());
+        }
+        let message =
+            "no such file; there is adapter_config.json, and an adapter is given beside the model that it belongs to"
+                .to_owned();
+        Err(ModelError::Read { path: self.path("config.json"), message })
+    }
+
     /// Reads a file whole.
     pub(crate) fn read(&self, name: &str) -> Result<Bytes> {
         let path = self.path(name);

@@ -6,8 +6,9 @@ use gristmill_kernels::pool::Pool;
 
 use super::config::Config;
 use super::error::Result;
-use super::layers::{Bias, Compute, Loader, Norm};
+use super::layers::{Bias, Compute, Norm};
 use super::linear::Linear;
+use super::loader::Loader;
 use super::transformer::Transformer;
 
 /// A model's head.
@@ -52,25 +53,26 @@ impl Head {
                 .iter()
                 .any(|buffer| name.ends_with(buffer))
         });
+        let weight = format!("{name}.weight");
         if config.class().is_some_and(|class| class.ends_with("ForSequenceClassification")) {
+            // A language model that an adapter makes a classifier.
+            loader.ignore(|name| name == weight);
             return Ok(Self::Classifier(Classifier {
                 pool: Pool::Last,
                 dense: None,
                 norm: None,
-                output: Classifier::output(config, loader, "score", *hidden, Bias::None)?,
+                // Like the head of a language model it stays as it is where other weights are in four bits.
+                output: Classifier::output(config, &loader.in_four_bits(false), "score", *hidden, Bias::None)?,
                 labels: config.labels()?,
             }));
         }
-        let weight = format!("{name}.weight");
         if config.flag("tie_word_embeddings", tied)? {
-            loader.ignore(|name| name == weight);
-            return Ok(Self::LanguageModel(loader.head(&embeddings.tokens, *hidden, *vocabulary)?));
+            return Ok(Self::LanguageModel(loader.tied_head(name, embeddings, *hidden)?));
         }
         if !loader.has(&weight) && config.class().is_some_and(|class| class.ends_with("Model")) {
             return Ok(Self::None);
         }
-        let weights = loader.tensor(&weight, &[*vocabulary, *hidden])?;
-        Ok(Self::LanguageModel(loader.head(&weights, *hidden, *vocabulary)?))
+        Ok(Self::LanguageModel(loader.head(name, *hidden, *vocabulary)?))
     }
 
     /// The head of an encoder: a classifier if it was saved as one, else none.

@@ -5,18 +5,27 @@
 //!
 //! # Numbers
 //!
-//! Activations and sums are f32; weights are f32 or bf16 as [`LoadOptions::precision`] says. A document has the same bits alone and in any
-//! batch, whatever the number of threads. Formulas follow the models' own programs in transformers, whose results in f32
-//! agree to the rounding of f32.
+//! What passes from one layer to the next, norms, attention, activation functions and all sums are f32. With [`Precision::Bf16`] both operands of
+//! each product with the weights of a linear layer or a head are rounded to bf16, the nearest with ties to even: weights when they are
+//! loaded, activations before each product. Embeddings, biases and the parameters of norms stay f32, unlike in a model of transformers
+//! whose type is bf16, which rounds all of them and every intermediate result. f16 is no precision to compute in; weights stored in it are
+//! read. With [`LoadOptions::four_bits`] weights of linear layers are NF4.
+//!
+//! A document has the same bits alone and in any batch, whatever the number of threads. Formulas follow the models' own programs in
+//! transformers, whose results in f32 agree to the rounding of f32.
 
+mod adapters;
 mod architectures;
 mod batch;
 mod config;
 mod error;
 mod files;
+mod four_bits;
 mod heads;
 mod layers;
 mod linear;
+mod loader;
+mod merge;
 mod rope;
 mod sentence;
 mod transformer;
@@ -24,20 +33,25 @@ mod weights;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod weights_tests;
 
+pub use adapters::Apply;
 pub use batch::Batch;
 pub use error::{ModelError, Result};
 pub use gristmill_kernels::gemm::Precision;
 pub use layers::Compute;
+pub use merge::{MergeOptions, Merged, merge};
 pub(crate) use sentence::Sentence;
 
 use crate::{ResourceIdentity, Resources};
+use adapters::Adapter;
 use config::Config;
 use files::ModelFiles;
 use gristmill_kernels::linear_ce::{self, Ids, LinearCe, Scores, Tokens};
 use gristmill_kernels::pool::Pool;
 use heads::Head;
-use layers::Loader;
+use loader::Loader;
 use transformer::Transformer;
 use weights::Weights;
 
@@ -47,14 +61,28 @@ const WIDEST_HEAD: usize = 256;
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
-    /// What weights of linear layers are rounded to; they take 4 or 2 bytes each.
+    /// What operands of products with weights are rounded to; the weights of linear layers and heads take 4 or 2 bytes each.
     pub precision: Precision,
+    /// Whether the weights of linear layers are quantised to NF4 with double quantisation (Dettmers and others, 2023), as transformers does it with
+    /// bitsandbytes: codes and scales are the same, and so are the layers. Left as they are: embeddings, the head of a language model, and of
+    /// a decoder's classifier; the head of an encoder's classifier is quantised. A weight takes 0.516 bytes; it is
+    /// unquantised to f32, or to bf16 with that precision, for each product anew.
+    pub four_bits: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { precision: Precision::F32 }
+        Self { precision: Precision::F32, four_bits: false }
     }
+}
+
+/// An adapter that a model is loaded with.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterOptions<'a> {
+    /// A folder, a URL or a repository on the Hugging Face Hub with `adapter_config.json` and `adapter_model.safetensors`.
+    pub location: &'a str,
+    /// How it is applied to linear layers.
+    pub apply: Apply,
 }
 
 /// A model with its weights.
@@ -75,21 +103,47 @@ impl Model {
     /// A file that cannot be read, an architecture or a setting that is not supported, a tensor that is missing, of another shape, or
     /// that the architecture has no place for.
     pub fn load(location: &str, resources: &Resources, options: LoadOptions) -> Result<(Self, Vec<ResourceIdentity>)> {
-        let files = ModelFiles::new(location, resources);
-        let config = Config::read(&files)?;
-        let weights = Weights::open(&files)?;
-        Ok((Self::assemble(&config, &weights, options)?, files.identities()))
+        Self::load_adapted(location, None, resources, options)
     }
 
-    fn assemble(config: &Config, weights: &Weights, options: LoadOptions) -> Result<Self> {
+    /// The same with an adapter in the format of peft: LoRA, rsLoRA or DoRA of linear layers and embeddings, modules that were saved whole, and
+    /// trained tokens. The identities are those of the model's and the adapter's files.
+    ///
+    /// An adapter of a classifier that was trained on a language model or an encoder without one makes it a classifier, with the head that the adapter brings.
+    ///
+    /// # Errors
+    /// As of [`Model::load`]; other kinds of adapters, and settings that are not supported; a tensor of the adapter that has no place in the
+    /// model, or is missing where the adapter's configuration says that there is one.
+    pub fn load_adapted(
+        location: &str,
+        adapter: Option<AdapterOptions<'_>>,
+        resources: &Resources,
+        options: LoadOptions,
+    ) -> Result<(Self, Vec<ResourceIdentity>)> {
+        let files = ModelFiles::new(location, resources);
+        files.expect_model()?;
+        let mut config = Config::read(&files)?;
+        let weights = Weights::open(&files)?;
+        let Some(AdapterOptions { location, apply }) = adapter else {
+            return Ok((Self::assemble(&config, &weights, None, options)?, files.identities()));
+        };
+        let adapter_files = ModelFiles::new(location, resources);
+        let adapter = Adapter::open(&adapter_files, apply)?;
+        adapter.adjust(&mut config);
+        let model = Self::assemble(&config, &weights, Some(&adapter), options)?;
+        Ok((model, [files.identities(), adapter_files.identities()].concat()))
+    }
+
+    fn assemble(config: &Config, weights: &Weights, adapter: Option<&Adapter>, options: LoadOptions) -> Result<Self> {
         if config.get("quantization_config").is_some() {
             return Err(config.unsupported("quantization_config", "a model without one"));
         }
         let assemble = architectures::find(config)?;
         let kind = config.model_type()?.to_owned();
-        let architectures::Assembled { transformer, head } =
-            assemble(config, &Loader::new(weights, options.precision))?;
+        let loader = Loader::new(weights, options.precision).with(adapter).in_four_bits(options.four_bits);
+        let architectures::Assembled { transformer, head } = assemble(config, &loader)?;
         weights.expect_all_used(&kind)?;
+        adapter.map_or(Ok(()), |adapter| adapter.expect_all_used(&kind))?;
         let width = transformer.layers.first().map_or(1, |layer| layer.attention.heads.width);
         if !(1..=WIDEST_HEAD).contains(&width) {
             let key = if config.get("head_dim").is_some() { "head_dim" } else { "hidden_size" };
@@ -124,6 +178,12 @@ impl Model {
     /// The most tokens of a document, where there is a limit.
     pub fn most_positions(&self) -> Option<usize> {
         self.transformer.most_positions
+    }
+
+    /// Bytes that the weights of linear layers take, without heads, biases, and what an adapter adds beside them.
+    pub fn layers_memory(&self) -> usize {
+        let linears = self.transformer.layers.iter().flat_map(layers::Layer::linears);
+        linears.map(linear::Linear::memory).sum()
     }
 
     /// Names of the labels of a classifier.

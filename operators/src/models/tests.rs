@@ -13,10 +13,10 @@ use super::weights::Weights;
 use super::{Batch, Compute, LoadOptions, Model};
 use crate::Resources;
 
-const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
+pub(crate) const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 
 /// The folder of a reference model: one of the fixtures, or of the data beside the checkout, if that is there.
-fn reference(model: &str) -> Option<PathBuf> {
+pub(crate) fn reference(model: &str) -> Option<PathBuf> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(model);
     if fixture.exists() {
         return Some(fixture);
@@ -31,14 +31,18 @@ fn reference(model: &str) -> Option<PathBuf> {
 }
 
 /// Reference tensors of a model.
-struct Expected(Vec<u8>);
+pub(crate) struct Expected(Vec<u8>);
 
 impl Expected {
-    fn of(folder: &Path) -> Self {
-        Self(std::fs::read(folder.join("reference.safetensors")).unwrap())
+    pub(crate) fn of(folder: &Path) -> Self {
+        Self::read(&folder.join("reference.safetensors"))
     }
 
-    fn floats(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn read(path: &Path) -> Self {
+        Self(std::fs::read(path).unwrap())
+    }
+
+    pub(crate) fn floats(&self, name: &str) -> Vec<f32> {
         let tensors = SafeTensors::deserialize(&self.0).unwrap();
         let bytes = tensors.tensor(name).unwrap().data();
         bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
@@ -51,7 +55,7 @@ impl Expected {
     }
 
     /// The texts, without their padding.
-    fn texts(&self) -> Vec<Vec<u32>> {
+    pub(crate) fn texts(&self) -> Vec<Vec<u32>> {
         let (ids, mask) = (self.whole("input_ids"), self.whole("attention_mask"));
         let length = ids.len() / 4;
         let rows = ids.chunks_exact(length).zip(mask.chunks_exact(length));
@@ -65,7 +69,7 @@ fn load(folder: &Path, config: &str) -> Model {
     let config = Config::parse(&path, &std::fs::read(&path).unwrap()).unwrap();
     let resources = Resources::local();
     let files = ModelFiles::new(&folder.to_string_lossy(), &resources);
-    Model::assemble(&config, &Weights::open(&files).unwrap(), LoadOptions::default()).unwrap()
+    Model::assemble(&config, &Weights::open(&files).unwrap(), None, LoadOptions::default()).unwrap()
 }
 
 /// Forms of the configuration that are there: of transformers 4 and 5.
@@ -73,14 +77,14 @@ fn configs(folder: &Path) -> Vec<&'static str> {
     ["config.json", "config_v5.json"].into_iter().filter(|name| folder.join(name).exists()).collect()
 }
 
-fn packed(texts: &[Vec<u32>]) -> Batch {
+pub(crate) fn packed(texts: &[Vec<u32>]) -> Batch {
     let mut batch = Batch::default();
     texts.iter().for_each(|text| batch.push(text));
     batch
 }
 
 /// The largest difference, of rows that padding puts `padded` apart in what is expected.
-fn difference(got: &[f32], expected: &[f32], texts: &[Vec<u32>], width: usize) -> f32 {
+pub(crate) fn difference(got: &[f32], expected: &[f32], texts: &[Vec<u32>], width: usize) -> f32 {
     let padded = expected.len() / width / texts.len();
     let mut rows = got.chunks_exact(width);
     let mut most = 0_f32;
@@ -292,4 +296,20 @@ fn weights_in_several_files_are_those_of_one() {
     let several = load(&folder.join("sharded"), "../config.json");
     let batch = packed(&Expected::of(&folder).texts());
     assert_eq!(one.logits(ALONE, &batch).unwrap(), several.logits(ALONE, &batch).unwrap());
+}
+
+#[test]
+fn the_first_token_of_every_document_has_no_loss() {
+    let folder = reference("llama").unwrap();
+    let (model, texts) = (load(&folder, "config.json"), Expected::of(&folder).texts());
+    let batch = packed(&texts);
+    let losses = model.token_losses(ALONE, &batch).unwrap().unwrap();
+    let mut first = 0;
+    for text in &texts {
+        let own = &losses[first..first + text.len()];
+        assert_eq!(own[0].to_bits(), 0);
+        assert!(own[1..].iter().all(|&loss| loss > 0.0), "{own:?}");
+        first += text.len();
+    }
+    assert_eq!(first, losses.len());
 }

@@ -15,6 +15,8 @@ use super::rope::{Angles, Rope};
 /// What token ids become.
 #[derive(Debug)]
 pub(crate) struct Embeddings {
+    /// Name of the module that has those of tokens.
+    pub(crate) name: String,
     /// `[vocabulary, hidden]`.
     pub(crate) tokens: Vec<f32>,
     /// Learned positions, of which that of the first token is `first_position`.
@@ -27,8 +29,8 @@ pub(crate) struct Embeddings {
 
 impl Embeddings {
     /// Of tokens alone.
-    pub(crate) const fn of_tokens(tokens: Vec<f32>) -> Self {
-        Self { tokens, positions: None, first_position: 0, segment: None, norm: None }
+    pub(crate) const fn of_tokens(name: String, tokens: Vec<f32>) -> Self {
+        Self { name, tokens, positions: None, first_position: 0, segment: None, norm: None }
     }
 }
 

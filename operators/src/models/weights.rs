@@ -50,15 +50,20 @@ impl Weights {
             return Self::open_index(files, &index);
         }
         let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
-        if !files.is_on_disk(SINGLE)
-            && let Some(other) = others.into_iter().find(|name| files.is_on_disk(name))
+        Self::open_one(files, SINGLE, &others)
+    }
+
+    /// Opens one file; `others` are names that the same weights can have in formats that are not read.
+    pub(crate) fn open_one(files: &ModelFiles<'_>, name: &str, others: &[&str]) -> Result<Self> {
+        if !files.is_on_disk(name)
+            && let Some(other) = others.iter().find(|name| files.is_on_disk(name))
         {
             let message = format!("no such file; there is {other}, and weights must be safetensors");
-            return Err(ModelError::Read { path: files.path(SINGLE), message });
+            return Err(ModelError::Read { path: files.path(name), message });
         }
-        let file = TensorFile::open(files, SINGLE)?;
+        let file = TensorFile::open(files, name)?;
         let places = file.metadata.tensors().into_keys().map(|name| (name, 0)).collect();
-        Ok(Self { path: files.path(SINGLE), files: vec![file], places, used: RefCell::default() })
+        Ok(Self { path: files.path(name), files: vec![file], places, used: RefCell::default() })
     }
 
     fn open_index(files: &ModelFiles<'_>, text: &[u8]) -> Result<Self> {
@@ -85,12 +90,60 @@ impl Weights {
                 return Err(malformed(format!("weight_map: {} has no tensor '{tensor}'", names[number])));
             }
         }
+        // Another copy of a tensor may have other numbers, and one that is not in the map is a part of the model.
+        for (number, file) in opened.iter().enumerate() {
+            let mut tensors = file.metadata.offset_keys();
+            tensors.sort_unstable();
+            for tensor in tensors {
+                match places.get(&tensor) {
+                    Some(&place) if place == number => {}
+                    Some(&place) => {
+                        let (own, other) = (names[number], names[place]);
+                        return Err(malformed(format!("tensor '{tensor}' is in {other} and in {own}")));
+                    }
+                    None => {
+                        let own = names[number];
+                        return Err(malformed(format!("weight_map: {own} has a tensor '{tensor}' that is not named")));
+                    }
+                }
+            }
+        }
         Ok(Self { path, files: opened, places, used: RefCell::default() })
     }
 
     /// Whether there is a tensor of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.places.contains_key(name)
+    }
+
+    /// Names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.info(name).map(|info| info.shape.as_slice())
+    }
+
+    /// The type of a tensor's elements.
+    pub(crate) fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.info(name).map(|info| info.dtype)
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.files[*self.places.get(name)?].metadata.info(name)
+    }
+
+    /// The bytes of a tensor as they are.
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let place = self.places.get(name).map(|&number| &self.files[number]);
+        let found = place.and_then(|file| file.metadata.info(name).map(|info| (file, info)));
+        let Some((file, info)) = found else {
+            let message = format!("no tensor '{name}'");
+            return Err(ModelError::Malformed { path: self.path.clone(), message });
+        };
+        file.bytes(name, info)
     }
 
     /// The elements of a tensor of this shape, in the order of memory.
@@ -170,7 +223,7 @@ impl TensorFile {
         Ok(Self { path, content, metadata, start: 8 + header })
     }
 
-    fn read(&self, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
+    fn bytes(&self, name: &str, info: &TensorInfo) -> Result<Vec<u8>> {
         let (begin, end) = info.data_offsets;
         let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &size| bits.checked_mul(size));
         if end < begin || bits != Some((end - begin) * 8) {
@@ -182,6 +235,11 @@ impl TensorFile {
         }
         let mut bytes = vec![0; end - begin];
         self.content.read_at(self.start + begin as u64, &mut bytes).map_err(|error| unreadable(&self.path, &error))?;
+        Ok(bytes)
+    }
+
+    fn read(&self, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
+        let bytes = self.bytes(name, info)?;
         let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
         Ok(match info.dtype {
             Dtype::F32 => {

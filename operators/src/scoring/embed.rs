@@ -43,6 +43,10 @@ pub struct EmbedKind;
 pub struct EmbedConfig {
     /// A language model or an encoder: a folder with `config.json` and safetensors, a URL of one, or a repository on the Hugging Face Hub.
     pub model: String,
+    /// An adapter of peft for the model (LoRA, rsLoRA, DoRA): a folder with `adapter_config.json` and `adapter_model.safetensors`, a URL of one, or a
+    /// repository on the Hugging Face Hub. It is merged into the weights, or kept beside them where they are in four bits.
+    #[serde(default)]
+    pub adapter: Option<String>,
     /// The tokenizer, if it is not the one beside the model.
     #[serde(default)]
     pub tokenizer: Option<String>,
@@ -144,6 +148,7 @@ impl OperatorKind for EmbedKind {
         let normalize = config.normalize.unwrap_or(sentence.normalize);
         let reading = Reading {
             model: &config.model,
+            adapter: config.adapter.as_deref(),
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,

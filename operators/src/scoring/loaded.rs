@@ -1,6 +1,7 @@
 //! Models that are in memory: an operator that is bound again, for another split or another host, gets the one that is there.
 //!
-//! A model stays as long as an operator holds it. One in a local folder is loaded again when its files have changed since.
+//! A model stays as long as an operator holds it. One in a local folder is loaded again when its files have changed since. The same model with
+//! another adapter is another model.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,11 +9,21 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use super::reader::{Precision, unusable};
-use crate::models::Model;
+use crate::models::{AdapterOptions, Model};
 use crate::{ResourceIdentity, Resources, Result};
 
-/// A model's location, what its weights are rounded to, and the state of its files.
-type Key = (String, Precision, Vec<(String, u64, Option<SystemTime>)>);
+/// What a loaded model is known by.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    location: String,
+    adapter: Option<String>,
+    precision: Precision,
+    /// The state of the files of both.
+    files: Vec<FileState>,
+}
+
+/// Name, size and time of a file.
+type FileState = (String, u64, Option<SystemTime>);
 
 struct Loaded {
     model: Weak<Model>,
@@ -21,13 +32,19 @@ struct Loaded {
 
 static LOADED: Mutex<Option<HashMap<Key, Loaded>>> = Mutex::new(None);
 
-/// The model at a location, with the identities of its files.
+/// The model at a location, with an adapter, and the identities of the files of both.
 pub(super) fn load(
     location: &str,
+    adapter: Option<&str>,
     precision: Precision,
     resources: &Resources,
 ) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
-    let key = (location.to_owned(), precision, files(location));
+    let key = Key {
+        location: location.to_owned(),
+        adapter: adapter.map(str::to_owned),
+        precision,
+        files: files(location).into_iter().chain(adapter.into_iter().flat_map(files)).collect(),
+    };
     // Held while a model is loaded, so that splits that begin together do not load it twice.
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let loaded = loaded.get_or_insert_default();
@@ -36,8 +53,9 @@ pub(super) fn load(
     {
         return Ok((model, known.identities.clone()));
     }
-    let (model, identities) =
-        Model::load(location, resources, precision.into()).map_err(|error| unusable(location, &error))?;
+    let options = adapter.map(|location| AdapterOptions { location, apply: precision.apply() });
+    let (model, identities) = Model::load_adapted(location, options, resources, precision.into())
+        .map_err(|error| unusable(location, &error))?;
     let model = Arc::new(model);
     loaded.retain(|_, known| known.model.strong_count() > 0);
     loaded.insert(key, Loaded { model: Arc::downgrade(&model), identities: identities.clone() });
@@ -45,7 +63,7 @@ pub(super) fn load(
 }
 
 /// Names, sizes and times of the files in a local folder; none of other locations.
-fn files(location: &str) -> Vec<(String, u64, Option<SystemTime>)> {
+fn files(location: &str) -> Vec<FileState> {
     let folder = Path::new(location.strip_prefix("file://").unwrap_or(location));
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<_> = entries

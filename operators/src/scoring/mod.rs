@@ -6,6 +6,8 @@
 //!
 //! `judge` and `generate` ask a language model for text, one of this process or one behind an endpoint ([`asking`]).
 
+#[cfg(test)]
+mod adapter_tests;
 pub mod asking;
 mod classify;
 mod embed;

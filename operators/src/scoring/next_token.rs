@@ -39,6 +39,10 @@ pub struct NextTokenKind;
 pub struct NextTokenConfig {
     /// A causal language model: a folder with `config.json` and safetensors, a URL of one, or a repository on the Hugging Face Hub.
     pub model: String,
+    /// An adapter of peft for the model (LoRA, rsLoRA, DoRA): a folder with `adapter_config.json` and `adapter_model.safetensors`, a URL of one, or a
+    /// repository on the Hugging Face Hub. It is merged into the weights, or kept beside them where they are in four bits.
+    #[serde(default)]
+    pub adapter: Option<String>,
     /// The tokenizer, if it is not the one beside the model.
     #[serde(default)]
     pub tokenizer: Option<String>,
@@ -89,6 +93,7 @@ impl OperatorKind for NextTokenKind {
         TextColumn::check(KIND, input, &config.column)?;
         let reading = Reading {
             model: &config.model,
+            adapter: config.adapter.as_deref(),
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,

@@ -9,7 +9,8 @@ use super::{Assembled, activation};
 use crate::models::config::Config;
 use crate::models::error::Result;
 use crate::models::heads::{Classifier, Head, HeadActivation};
-use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Loader, Order};
+use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Order};
+use crate::models::loader::Loader;
 use crate::models::transformer::{Embeddings, Transformer};
 
 /// Names of tensors that the three have for the same thing, and sizes.
@@ -172,7 +173,7 @@ fn build(config: &Config, loader: &Loader<'_>, prefix: &str, kin: &Kin) -> Resul
     let segment = match kin.segments {
         0 => None,
         segments => {
-            let mut table = at.tensor("token_type_embeddings.weight", &[segments, hidden])?;
+            let mut table = at.table("token_type_embeddings", segments, hidden)?;
             table.truncate(hidden);
             Some(table)
         }
@@ -182,11 +183,11 @@ fn build(config: &Config, loader: &Loader<'_>, prefix: &str, kin: &Kin) -> Resul
         vocabulary,
         most_positions: Some(positions.saturating_sub(kin.first_position)),
         embeddings: Embeddings {
-            positions: Some(at.tensor("position_embeddings.weight", &[positions, hidden])?),
+            positions: Some(at.table("position_embeddings", positions, hidden)?),
             first_position: kin.first_position,
             segment,
             norm: norm(&at, "LayerNorm")?,
-            ..Embeddings::of_tokens(at.tensor("word_embeddings.weight", &[vocabulary, hidden])?)
+            ..at.embeddings("word_embeddings", vocabulary, hidden)?
         },
         ropes: Vec::new(),
         layers,

@@ -7,7 +7,8 @@ use super::{Assembled, activation, causal};
 use crate::models::config::Config;
 use crate::models::error::Result;
 use crate::models::heads::Head;
-use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Loader, Order};
+use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Order};
+use crate::models::loader::Loader;
 use crate::models::transformer::{Embeddings, Transformer};
 
 pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled> {
@@ -64,8 +65,8 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
         vocabulary,
         most_positions: Some(positions),
         embeddings: Embeddings {
-            positions: Some(model.tensor("wpe.weight", &[positions, hidden])?),
-            ..Embeddings::of_tokens(model.tensor("wte.weight", &[vocabulary, hidden])?)
+            positions: Some(model.table("wpe", positions, hidden)?),
+            ..model.embeddings("wte", vocabulary, hidden)?
         },
         ropes: Vec::new(),
         layers,

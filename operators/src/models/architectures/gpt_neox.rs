@@ -7,9 +7,10 @@ use super::{Assembled, activation, causal};
 use crate::models::config::Config;
 use crate::models::error::Result;
 use crate::models::heads::Head;
-use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Loader, Order};
+use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Order};
+use crate::models::loader::Loader;
 use crate::models::rope::Rope;
-use crate::models::transformer::{Embeddings, Transformer};
+use crate::models::transformer::Transformer;
 
 pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled> {
     let hidden = config.count(&["hidden_size"])?;
@@ -62,7 +63,7 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
         hidden,
         vocabulary,
         most_positions: Some(rope.longest(config.count(&["max_position_embeddings"])?)),
-        embeddings: Embeddings::of_tokens(model.tensor("embed_in.weight", &[vocabulary, hidden])?),
+        embeddings: model.embeddings("embed_in", vocabulary, hidden)?,
         ropes: vec![Rope::new(rope)],
         layers,
         last_norm: Some(model.norm("final_layer_norm", NormKind::Layer, hidden, epsilon, Bias::Required)?),

@@ -7,9 +7,10 @@ use super::{Assembled, activation, causal};
 use crate::models::config::Config;
 use crate::models::error::Result;
 use crate::models::heads::Head;
-use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Loader, Norm, Order};
+use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Norm, Order};
+use crate::models::loader::Loader;
 use crate::models::rope::Rope;
-use crate::models::transformer::{Embeddings, Transformer};
+use crate::models::transformer::Transformer;
 
 /// What the kin differ in.
 struct Kin {
@@ -189,7 +190,7 @@ fn build(config: &Config, loader: &Loader<'_>, kin: Kin) -> Result<Assembled> {
         hidden,
         vocabulary,
         most_positions: Some(rope.longest(config.count(&["max_position_embeddings"])?)),
-        embeddings: Embeddings::of_tokens(model.tensor("embed_tokens.weight", &[vocabulary, hidden])?),
+        embeddings: model.embeddings("embed_tokens", vocabulary, hidden)?,
         ropes: vec![Rope::new(rope)],
         layers,
         last_norm: Some(norm(&model, "norm", hidden)?),

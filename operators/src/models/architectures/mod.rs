@@ -12,7 +12,7 @@ use gristmill_kernels::glu::Activation;
 use super::config::Config;
 use super::error::Result;
 use super::heads::Head;
-use super::layers::Loader;
+use super::loader::Loader;
 use super::transformer::Transformer;
 
 /// What an architecture makes.

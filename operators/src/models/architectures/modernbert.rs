@@ -9,7 +9,8 @@ use super::{Assembled, activation};
 use crate::models::config::Config;
 use crate::models::error::Result;
 use crate::models::heads::{Classifier, Head, HeadActivation};
-use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Loader, Order};
+use crate::models::layers::{Attention, Bias, FeedForward, Heads, Layer, Order};
+use crate::models::loader::Loader;
 use crate::models::rope::Rope;
 use crate::models::transformer::{Embeddings, Transformer};
 
@@ -78,7 +79,7 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
         most_positions: Some(config.count(&["max_position_embeddings"])?),
         embeddings: Embeddings {
             norm: norm(&embeddings, "norm")?,
-            ..Embeddings::of_tokens(embeddings.tensor("tok_embeddings.weight", &[vocabulary, hidden])?)
+            ..embeddings.embeddings("tok_embeddings", vocabulary, hidden)?
         },
         ropes: vec![Rope::new(global), Rope::new(near)],
         layers,

@@ -1,0 +1,233 @@
+//! Reads parts of a model by the names of their tensors, with what an adapter makes of them.
+
+use gristmill_kernels::gemm::{Matrix, Precision, Values};
+use gristmill_kernels::linear_ce;
+use gristmill_kernels::norms::{self, NormKind};
+
+use super::adapters::{Adapter, Delta, LowRank, Place, Stored};
+use super::error::Result;
+use super::four_bits::FourBits;
+use super::layers::{Bias, Norm};
+use super::linear::Linear;
+use super::transformer::Embeddings;
+use super::weights::Weights;
+
+/// Reads what is below a prefix.
+#[derive(Clone, Debug)]
+pub(crate) struct Loader<'a> {
+    weights: &'a Weights,
+    adapter: Option<&'a Adapter>,
+    prefix: String,
+    precision: Precision,
+    four_bits: bool,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(weights: &'a Weights, precision: Precision) -> Self {
+        Self { weights, adapter: None, prefix: String::new(), precision, four_bits: false }
+    }
+
+    /// With an adapter.
+    pub(crate) fn with(self, adapter: Option<&'a Adapter>) -> Self {
+        Self { adapter, ..self }
+    }
+
+    /// With weights of linear layers in four bits or not; heads of language models and embeddings never are.
+    pub(crate) fn in_four_bits(&self, four_bits: bool) -> Self {
+        Self { four_bits, ..self.clone() }
+    }
+
+    /// Names below another prefix.
+    pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self { prefix: format!("{}{name}.", self.prefix), ..self.clone() }
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Whether the model's files have a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.weights.has(&self.name(name))
+    }
+
+    /// A tensor that is not the weights of a linear layer or an embedding.
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let name = self.name(name);
+        self.adapter.map_or_else(|| self.weights.read(&name, shape), |own| own.tensor(self.weights, &name, shape))
+    }
+
+    /// An embedding, `[rows, hidden]`.
+    pub(crate) fn table(&self, name: &str, rows: usize, hidden: usize) -> Result<Vec<f32>> {
+        let Some(adapter) = self.adapter else { return self.tensor(&format!("{name}.weight"), &[rows, hidden]) };
+        let module = self.name(name);
+        let place = Place { module: &module, outputs: hidden, inputs: rows, stored: Stored::Inputs, embedding: true };
+        adapter.merged(self.weights, place)
+    }
+
+    /// Embeddings of tokens, without anything that is added to them.
+    pub(crate) fn embeddings(&self, name: &str, vocabulary: usize, hidden: usize) -> Result<Embeddings> {
+        Ok(Embeddings::of_tokens(self.name(name), self.table(name, vocabulary, hidden)?))
+    }
+
+    /// A linear layer.
+    pub(crate) fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<Linear> {
+        self.fused(name, inputs, outputs, bias)?.whole()
+    }
+
+    /// A linear layer that is several of one input, by their rows.
+    pub(crate) fn fused(&self, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<Fused> {
+        let (weights, delta) = self.matrix(name, inputs, outputs, Stored::Outputs)?;
+        self.fuse(name, weights, delta, [outputs, inputs], bias)
+    }
+
+    /// The same of a layer that is stored with inputs as rows, as GPT-2 does.
+    pub(crate) fn fused_transposed(&self, name: &str, inputs: usize, outputs: usize) -> Result<Fused> {
+        let (stored, delta) = self.matrix(name, inputs, outputs, Stored::Inputs)?;
+        let mut weights = vec![0.0; stored.len()];
+        for (input, row) in stored.chunks_exact(outputs.max(1)).enumerate() {
+            for (output, &value) in row.iter().enumerate() {
+                weights[output * inputs + input] = value;
+            }
+        }
+        self.fuse(name, weights, delta, [outputs, inputs], Bias::Required)
+    }
+
+    /// The head of a language model, which is never in four bits, and has what an adapter adds in its weights.
+    pub(crate) fn head(&self, name: &str, hidden: usize, vocabulary: usize) -> Result<linear_ce::Head> {
+        let module = self.name(name);
+        let place =
+            Place { module: &module, outputs: vocabulary, inputs: hidden, stored: Stored::Outputs, embedding: false };
+        let weights = match self.adapter {
+            Some(adapter) => adapter.merged(self.weights, place)?,
+            None => self.tensor(&format!("{name}.weight"), &[vocabulary, hidden])?,
+        };
+        self.pack_head(&weights, hidden, vocabulary)
+    }
+
+    /// The same with the weights of the embeddings, unless an adapter makes them differ.
+    pub(crate) fn tied_head(&self, name: &str, embeddings: &Embeddings, hidden: usize) -> Result<linear_ce::Head> {
+        let vocabulary = embeddings.tokens.len() / hidden.max(1);
+        let own = match self.adapter {
+            Some(adapter) => {
+                adapter.untied_head(self.weights, &embeddings.name, &self.name(name), [vocabulary, hidden])?
+            }
+            None => None,
+        };
+        self.ignore_own(&format!("{name}.weight"));
+        self.pack_head(own.as_ref().unwrap_or(&embeddings.tokens), hidden, vocabulary)
+    }
+
+    fn pack_head(&self, weights: &[f32], hidden: usize, vocabulary: usize) -> Result<linear_ce::Head> {
+        let weights = Matrix::row_major(Values::F32(weights), vocabulary, hidden)?;
+        Ok(linear_ce::Head::new(weights, None, self.precision)?)
+    }
+
+    /// Counts tensors as used, of which the numbers are not needed.
+    pub(crate) fn ignore(&self, unneeded: impl Fn(&str) -> bool) {
+        self.weights.ignore(&unneeded);
+        if let Some(adapter) = self.adapter {
+            adapter.ignore(&unneeded);
+        }
+    }
+
+    /// The same of a tensor of the model itself.
+    fn ignore_own(&self, name: &str) {
+        let name = self.name(name);
+        self.weights.ignore(|other| other == name);
+    }
+
+    /// A norm with a weight.
+    pub(crate) fn norm(&self, name: &str, kind: NormKind, width: usize, epsilon: f64, bias: Bias) -> Result<Norm> {
+        let at = self.at(name);
+        // Files converted from TensorFlow have the older names.
+        let [weight_name, bias_name] = if at.has("gamma") { ["gamma", "beta"] } else { ["weight", "bias"] };
+        let weight = Some(at.tensor(weight_name, &[width])?);
+        let bias = (bias == Bias::Required).then(|| at.tensor(bias_name, &[width])).transpose()?;
+        Ok(Norm { norm: norms::Norm { kind, width, epsilon: epsilon as f32 }, weight, bias })
+    }
+
+    fn matrix(&self, name: &str, inputs: usize, outputs: usize, stored: Stored) -> Result<(Vec<f32>, Option<Delta>)> {
+        let Some(adapter) = self.adapter else {
+            let shape = if stored == Stored::Outputs { [outputs, inputs] } else { [inputs, outputs] };
+            return Ok((self.tensor(&format!("{name}.weight"), &shape)?, None));
+        };
+        let module = self.name(name);
+        adapter.weights(self.weights, Place { module: &module, outputs, inputs, stored, embedding: false })
+    }
+
+    fn fuse(
+        &self,
+        name: &str,
+        weights: Vec<f32>,
+        delta: Option<Delta>,
+        [outputs, inputs]: [usize; 2],
+        bias: Bias,
+    ) -> Result<Fused> {
+        let biases = (bias == Bias::Required).then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
+        let weights = if self.four_bits {
+            Source::FourBits(FourBits::new(&weights, outputs, inputs, self.precision)?)
+        } else {
+            Source::Plain(weights)
+        };
+        let factors = match (&delta, &weights) {
+            (None, _) => None,
+            (Some(delta), Source::Plain(weights)) => delta.factors(weights)?,
+            // The lengths are those of the weights that the layer computes with.
+            (Some(delta), Source::FourBits(weights)) => delta.factors(&weights.values()?)?,
+        };
+        Ok(Fused { weights, biases, delta, factors, outputs, inputs, precision: self.precision })
+    }
+}
+
+/// A tensor that several layers are made from, by its rows.
+#[derive(Debug)]
+pub(crate) struct Fused {
+    weights: Source,
+    biases: Option<Vec<f32>>,
+    /// What an adapter adds, and what it then multiplies outputs with.
+    delta: Option<Delta>,
+    factors: Option<Vec<f32>>,
+    outputs: usize,
+    inputs: usize,
+    precision: Precision,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// `[out, in]`.
+    Plain(Vec<f32>),
+    FourBits(FourBits),
+}
+
+impl Fused {
+    /// The layer of these rows, which are within the tensor.
+    pub(crate) fn rows(&self, rows: impl Iterator<Item = usize> + Clone) -> Result<Linear> {
+        let inputs = self.inputs;
+        let bias = self.biases.as_ref().map(|biases| rows.clone().map(|row| biases[row]).collect());
+        let linear = match &self.weights {
+            Source::FourBits(weights) => Linear::of_four_bits(weights.of_rows(rows.clone()), bias),
+            Source::Plain(weights) => {
+                let own: Vec<f32> =
+                    rows.clone().flat_map(|row| &weights[row * inputs..(row + 1) * inputs]).copied().collect();
+                Linear::new(&own, rows.clone().count(), inputs, bias, self.precision)?
+            }
+        };
+        Ok(linear.with(self.low_rank(rows)?))
+    }
+
+    /// The layer of all rows.
+    fn whole(self) -> Result<Linear> {
+        let low_rank = self.low_rank(0..self.outputs)?;
+        let Self { weights, biases, outputs, inputs, precision, .. } = self;
+        let linear = match weights {
+            Source::FourBits(weights) => Linear::of_four_bits(weights, biases),
+            Source::Plain(weights) => Linear::new(&weights, outputs, inputs, biases, precision)?,
+        };
+        Ok(linear.with(low_rank))
+    }
+
+    fn low_rank(&self, rows: impl Iterator<Item = usize> + Clone) -> Result<Option<LowRank>> {
+        self.delta.as_ref().map(|delta| LowRank::new(delta, self.factors.as_deref(), rows)).transpose()
+    }
+}
