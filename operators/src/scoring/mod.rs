@@ -4,6 +4,7 @@
 //! nothing is spent on padding, and texts have the same numbers whatever is beside them (`reader`). The four operators that read
 //! texts differ in their configuration and in the columns they make; the rest of them is one (`model_operator`).
 
+pub mod asking;
 mod classify;
 mod embed;
 mod loaded;
