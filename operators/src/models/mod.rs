@@ -11,6 +11,7 @@
 
 mod architectures;
 mod batch;
+mod cache;
 mod config;
 mod error;
 mod files;
@@ -26,6 +27,7 @@ mod weights;
 mod tests;
 
 pub use batch::Batch;
+pub use cache::{Cache, Continuation};
 pub use error::{ModelError, Result};
 pub use gristmill_kernels::gemm::Precision;
 pub use layers::Compute;
