@@ -140,9 +140,7 @@ impl Kept<'_> {
                 log_sums: None,
             };
             kernel.forward(compute.workers, documents, slices)?;
-            if stays {
-                cache.forget(kernel.mask);
-            } else {
+            if !stays {
                 cache.truncate(before);
             }
         }
@@ -207,6 +205,8 @@ impl Model {
         let states = self.transformer.forward_kept(compute, &batch, kept)?;
         for (cache, length) in caches.into_iter().zip(lengths) {
             cache.tokens = length;
+            let layers = cache.layers.iter_mut().zip(&self.transformer.layers);
+            layers.for_each(|(cache, layer)| cache.forget(layer.attention.mask));
         }
         Ok(Some(states))
     }
@@ -234,7 +234,8 @@ impl Model {
 
     /// Refuses the cache of another model.
     fn expect_own(&self, cache: &Cache) -> Result<()> {
-        let layers = self.transformer.layers.iter().map(|layer| layer.attention.heads.keys * layer.attention.heads.width);
+        let layers =
+            self.transformer.layers.iter().map(|layer| layer.attention.heads.keys * layer.attention.heads.width);
         if layers.eq(cache.layers.iter().map(|layer| layer.width)) {
             return Ok(());
         }

@@ -15,6 +15,7 @@ mod cache;
 mod config;
 mod error;
 mod files;
+pub mod generate;
 mod heads;
 mod layers;
 mod linear;
@@ -193,7 +194,7 @@ impl Model {
     pub fn logits(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
         let Head::LanguageModel(head) = &self.head else { return Ok(None) };
         let states = self.hidden_states(compute, batch)?;
-        self.logits_of(head, &states).map(Some)
+        self.logits_of(compute, head, &states).map(Some)
     }
 
     /// Logits of each token to come after each document, `[documents, vocabulary]`; `None` where the model is not a language model.
@@ -209,12 +210,17 @@ impl Model {
         let (states, hidden) = (self.hidden_states(compute, batch)?, self.transformer.hidden);
         let mut last = vec![0.0; batch.documents() * hidden];
         Pool::Last.forward(compute.workers, hidden, &states, batch.offsets(), &mut last)?;
-        self.logits_of(head, &last).map(Some)
+        self.logits_of(compute, head, &last).map(Some)
     }
 
-    fn logits_of(&self, head: &linear_ce::Head, states: &[f32]) -> Result<Vec<f32>> {
+    fn linear_ce(&self) -> LinearCe {
+        let (width, vocabulary) = (self.transformer.hidden, self.transformer.vocabulary);
+        LinearCe { width, vocabulary, logit_scale: 1.0, label_smoothing: 0.0 }
+    }
+
+    fn logits_of(&self, compute: Compute<'_>, head: &linear_ce::Head, states: &[f32]) -> Result<Vec<f32>> {
         let mut logits = vec![0.0; states.len() / self.transformer.hidden * self.transformer.vocabulary];
-        head.logits(states, &mut logits)?;
+        head.logits_on(compute.threads, states, &mut logits)?;
         Ok(logits)
     }
 
@@ -234,15 +240,9 @@ impl Model {
                 targets[end as usize - 1] = linear_ce::IGNORED;
             }
         }
-        let linear_ce = LinearCe {
-            width: self.transformer.hidden,
-            vocabulary: self.transformer.vocabulary,
-            logit_scale: 1.0,
-            label_smoothing: 0.0,
-        };
         let (mut losses, mut log_sums) = (vec![0.0; batch.tokens()], vec![0.0; batch.tokens()]);
         let tokens = Tokens { ids: Ids::I64(&targets), offsets: None };
-        linear_ce.forward(compute.workers, &states, head, tokens, Scores::new(&mut losses, &mut log_sums))?;
+        self.linear_ce().forward(compute.workers, &states, head, tokens, Scores::new(&mut losses, &mut log_sums))?;
         // The loss of a token stands at the one before it.
         let shift = losses.len().min(1);
         losses.rotate_right(shift);

@@ -13,10 +13,10 @@ use super::weights::Weights;
 use super::{Batch, Compute, LoadOptions, Model};
 use crate::Resources;
 
-const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
+pub(super) const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 
 /// The folder of a reference model: one of the fixtures, or of the data beside the checkout, if that is there.
-fn reference(model: &str) -> Option<PathBuf> {
+pub(super) fn reference(model: &str) -> Option<PathBuf> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(model);
     if fixture.exists() {
         return Some(fixture);
@@ -60,7 +60,7 @@ impl Expected {
     }
 }
 
-fn load(folder: &Path, config: &str) -> Model {
+pub(super) fn load(folder: &Path, config: &str) -> Model {
     let path = folder.join(config);
     let config = Config::parse(&path, &std::fs::read(&path).unwrap()).unwrap();
     let resources = Resources::local();
