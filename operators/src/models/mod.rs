@@ -12,6 +12,10 @@
 mod architectures;
 mod batch;
 mod cache;
+pub mod chat;
+mod choices;
+#[cfg(test)]
+mod choices_tests;
 mod config;
 mod error;
 mod files;
@@ -25,10 +29,11 @@ mod transformer;
 mod weights;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use batch::Batch;
 pub use cache::{Cache, Continuation};
+pub use choices::{Choice, Likelihood};
 pub use error::{ModelError, Result};
 pub use gristmill_kernels::gemm::Precision;
 pub use layers::Compute;

@@ -13,10 +13,10 @@ use super::weights::Weights;
 use super::{Batch, Compute, LoadOptions, Model};
 use crate::Resources;
 
-pub(super) const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
+pub(crate) const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 
 /// The folder of a reference model: one of the fixtures, or of the data beside the checkout, if that is there.
-pub(super) fn reference(model: &str) -> Option<PathBuf> {
+pub(crate) fn reference(model: &str) -> Option<PathBuf> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(model);
     if fixture.exists() {
         return Some(fixture);
@@ -31,27 +31,27 @@ pub(super) fn reference(model: &str) -> Option<PathBuf> {
 }
 
 /// Reference tensors of a model.
-struct Expected(Vec<u8>);
+pub(super) struct Expected(Vec<u8>);
 
 impl Expected {
-    fn of(folder: &Path) -> Self {
+    pub(super) fn of(folder: &Path) -> Self {
         Self(std::fs::read(folder.join("reference.safetensors")).unwrap())
     }
 
-    fn floats(&self, name: &str) -> Vec<f32> {
+    pub(super) fn floats(&self, name: &str) -> Vec<f32> {
         let tensors = SafeTensors::deserialize(&self.0).unwrap();
         let bytes = tensors.tensor(name).unwrap().data();
         bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
     }
 
-    fn whole(&self, name: &str) -> Vec<i64> {
+    pub(super) fn whole(&self, name: &str) -> Vec<i64> {
         let tensors = SafeTensors::deserialize(&self.0).unwrap();
         let bytes = tensors.tensor(name).unwrap().data();
         bytes.chunks_exact(8).map(|eight| i64::from_le_bytes(eight.try_into().unwrap())).collect()
     }
 
     /// The texts, without their padding.
-    fn texts(&self) -> Vec<Vec<u32>> {
+    pub(super) fn texts(&self) -> Vec<Vec<u32>> {
         let (ids, mask) = (self.whole("input_ids"), self.whole("attention_mask"));
         let length = ids.len() / 4;
         let rows = ids.chunks_exact(length).zip(mask.chunks_exact(length));
@@ -60,7 +60,7 @@ impl Expected {
     }
 }
 
-pub(super) fn load(folder: &Path, config: &str) -> Model {
+pub(crate) fn load(folder: &Path, config: &str) -> Model {
     let path = folder.join(config);
     let config = Config::parse(&path, &std::fs::read(&path).unwrap()).unwrap();
     let resources = Resources::local();

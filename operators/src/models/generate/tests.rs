@@ -234,7 +234,7 @@ fn draws_follow_the_distribution_and_depend_on_seed_key_and_step_alone() {
         (2.0, Some(3), 1.0, vec![2, 4, 6]),
         // The fourth and the fifth are equal, so both stay.
         (1.0, Some(4), 1.0, vec![0, 2, 3, 4, 6]),
-        (1.0, None, 0.7, vec![2, 6]),
+        (1.0, None, 0.69, vec![2, 6]),
         (1.0, None, 0.8, vec![2, 4, 6]),
         // After temperature: likelier ones have more.
         (0.25, None, 0.8, vec![2, 6]),

@@ -40,7 +40,9 @@ impl<'a> Detokenizer<'a> {
         // A stop string that is new ends in what is new.
         let from = self.text.floor_char_boundary(known.saturating_sub(self.longest_stop));
         let stopped = self.stop.iter().any(|stop| self.text[from..].contains(stop));
-        if new.is_empty() || new.ends_with(INCOMPLETE) {
+        // Of bytes in a row all become something else if a later one does not belong to a character.
+        let is_byte = ids.last().is_some_and(|&id| tokenizer.is_byte(id));
+        if new.is_empty() || new.ends_with(INCOMPLETE) || is_byte {
             self.text.truncate(known);
         } else {
             (self.start, self.complete) = (self.complete, ids.len());

@@ -3,9 +3,13 @@
 //! The operators `judge` and `generate` make a [`Request`] of each row and give all requests of a batch to an [`Answerer`] at once:
 //! a model in this process, or an endpoint elsewhere. They do not know which.
 
+mod local;
+
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
+
+pub use local::LocalModel;
 
 use crate::ResourceIdentity;
 
