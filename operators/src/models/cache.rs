@@ -61,6 +61,21 @@ impl Cache {
         self.layers.iter().map(|layer| (layer.keys.capacity() + layer.values.capacity()) * size_of::<f32>()).sum()
     }
 
+    /// How many of the first tokens can be copied: all that were read, or none where a layer has forgotten some.
+    pub(crate) fn beginning(&self) -> usize {
+        if self.layers.iter().any(|layer| layer.forgotten > 0) { 0 } else { self.tokens }
+    }
+
+    /// A copy of the first tokens, of which there are no more than [`Cache::beginning`].
+    pub(crate) fn copy_beginning(&self, tokens: usize) -> Self {
+        let layer = |layer: &LayerCache| LayerCache {
+            keys: layer.keys[..tokens * layer.width].to_vec(),
+            values: layer.values[..tokens * layer.width].to_vec(),
+            ..*layer
+        };
+        Self { layers: self.layers.iter().map(layer).collect(), tokens }
+    }
+
     /// Takes back what a call that failed has left.
     fn settle(&mut self) {
         for layer in &mut self.layers {

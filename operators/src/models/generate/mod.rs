@@ -6,6 +6,8 @@
 //! the prompts beside it, nor on limits or threads, down to the bits of log-probabilities. Models whose rotary embedding
 //! depends on the length of the text read each prompt in one piece for that reason (see `cache`).
 //!
+//! What prompts have in common at their beginning is read once, as long as one of them is being written: the others get a copy of its keys and values.
+//!
 //! # How a token is chosen
 //!
 //! By [`Sampling`]; with a temperature of 0 it is the one with the largest logit, of equal ones that with the smallest id. Else logits are changed as in
@@ -172,6 +174,6 @@ impl<'a> Generator<'a> {
         prompts: &[Prompt],
         each: impl FnMut(usize, &str),
     ) -> Result<Vec<Result<Completion>>> {
-        run::run(*self, compute, prompts, each)
+        run::run(*self, compute, prompts, each).map(|(written, _)| written)
     }
 }

@@ -10,6 +10,9 @@ use crate::models::cache::{Cache, Continuation};
 use crate::models::error::{ModelError, Result};
 use crate::models::{Compute, Head, Model};
 
+/// The fewest tokens at the beginning of two prompts for which it is worth to copy what was read of one.
+const SHARED: usize = 16;
+
 /// Rows whose logits are held at once, where tokens are drawn.
 const ROWS: usize = 16;
 
@@ -132,12 +135,13 @@ impl<'a> Document<'a> {
     }
 }
 
+/// Also gives the number of tokens that were read.
 pub(super) fn run(
     generator: Generator<'_>,
     compute: Compute<'_>,
     prompts: &[Prompt],
     mut each: impl FnMut(usize, &str),
-) -> Result<Vec<Result<Completion>>> {
+) -> Result<(Vec<Result<Completion>>, usize)> {
     let model = generator.model;
     let mut results: Vec<Option<Result<Completion>>> = prompts.iter().map(|_| None).collect();
     let mut waiting = VecDeque::new();
@@ -151,6 +155,7 @@ pub(super) fn run(
         }
     }
     let mut documents: Vec<Document<'_>> = Vec::new();
+    let mut read_tokens = 0;
     loop {
         let mut held: usize = documents.iter().map(|document| document.end).sum();
         while let Some(next) = waiting.front()
@@ -162,7 +167,9 @@ pub(super) fn run(
         if documents.is_empty() {
             break;
         }
-        let counts = divide(&documents, generator.limits.step, !model.depends_on_length());
+        let waits = if model.depends_on_length() { vec![false; documents.len()] } else { share(&mut documents) };
+        let counts = divide(&documents, &waits, generator.limits.step, !model.depends_on_length());
+        read_tokens += counts.iter().sum::<usize>();
         let (states, complete) = read(model, compute, &mut documents, &counts)?;
         let chosen = choose(model, compute, &documents, &complete, &states)?;
         let mut chosen = complete.into_iter().zip(chosen).collect::<VecDeque<_>>();
@@ -181,17 +188,54 @@ pub(super) fn run(
         }
         documents = kept;
     }
-    Ok(results.into_iter().flatten().collect())
+    Ok((results.into_iter().flatten().collect(), read_tokens))
+}
+
+/// Gives documents of which nothing was read what others have read of the same beginning. Which documents wait, since another is about to read
+/// what they share.
+fn share(documents: &mut [Document<'_>]) -> Vec<bool> {
+    let mut waits = vec![false; documents.len()];
+    for number in 0..documents.len() {
+        let (others, rest) = documents.split_at_mut(number);
+        let Some((document, behind)) = rest.split_first_mut() else { break };
+        if document.cache.tokens() > 0 {
+            continue;
+        }
+        // The last token is read in any case, since what it predicts is wanted.
+        let most = document.ids.len() - 1;
+        let shared = |other: &Document<'_>| {
+            let same = document.ids[..most].iter().zip(&other.ids).take_while(|(a, b)| a == b);
+            same.count()
+        };
+        let read = others.iter().chain(&*behind).map(|other| (shared(other).min(other.cache.beginning()), other));
+        let best = read.filter(|(tokens, _)| *tokens >= SHARED).max_by_key(|(tokens, _)| *tokens);
+        let read = best.map_or(0, |(tokens, _)| tokens);
+        // Those before it are read first, so that of equal prompts one goes on.
+        let is_more = |other: &Document<'_>| {
+            let shared = shared(other);
+            shared >= SHARED && shared > read && other.cache.tokens() < shared
+        };
+        if others.iter().any(is_more) {
+            waits[number] = true;
+        } else if let Some((tokens, other)) = best {
+            document.cache = other.cache.copy_beginning(tokens);
+        }
+    }
+    waits
 }
 
 /// How many tokens of each document are read in a step of so many.
-fn divide(documents: &[Document<'_>], step: usize, in_pieces: bool) -> Vec<usize> {
-    let is_written = |document: &Document<'_>| document.waiting().len() == 1;
+fn divide(documents: &[Document<'_>], waits: &[bool], step: usize, in_pieces: bool) -> Vec<usize> {
+    let is_written = |document: &Document<'_>| document.cache.tokens() > 0 && document.waiting().len() == 1;
     let mut left = step.saturating_sub(documents.iter().filter(|document| is_written(document)).count());
     let mut any = left < step;
     documents
         .iter()
-        .map(|document| {
+        .zip(waits)
+        .map(|(document, &waits)| {
+            if waits {
+                return 0;
+            }
             let whole = document.waiting().len();
             if is_written(document) {
                 return whole;

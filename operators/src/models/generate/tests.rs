@@ -225,6 +225,39 @@ fn texts_do_not_depend_on_neighbours_limits_or_threads() {
 }
 
 #[test]
+fn a_beginning_that_prompts_share_is_read_once() {
+    for name in ["llama", "small/mistral-window", "small/gpt2"] {
+        let folder = reference(name).unwrap();
+        let (model, tokenizer) = (load(&folder, "config.json"), tokenizer(name));
+        let beginning: Vec<u32> = (0..30).map(|i| 4 + i * 7 % 60).collect();
+        let drawn = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+        let prompts: Vec<Prompt> = (0..8)
+            .map(|number| {
+                // Four equal ones, three that differ behind the beginning, and one that is another from the first token on.
+                let ids = match number {
+                    0..4 => beginning.clone(),
+                    4..7 => [&beginning[..20], &[5, number, 6]].concat(),
+                    _ => beginning.iter().rev().copied().collect(),
+                };
+                Prompt { sampling: drawn, key: number.into(), ..Prompt::greedy(ids, 5) }
+            })
+            .collect();
+        let generator = Generator::new(&model, &tokenizer, &[], Limits::default()).unwrap();
+        let (together, read) = super::run::run(generator, ALONE, &prompts, |_, _| {}).unwrap();
+        // The first and the last whole, of the equal ones the last token, of the others three, and four written tokens of each.
+        assert_eq!(read, 30 + 30 + 3 + 3 * 3 + 8 * 4, "{name}");
+        for (prompt, together) in prompts.iter().zip(&together) {
+            let alone = write(&model, &tokenizer, &[], Limits::default(), std::slice::from_ref(prompt));
+            assert_eq!(&alone[0], together.as_ref().unwrap(), "{name}");
+        }
+        for limits in [Limits { step: 7, held: 100 }, Limits { step: 3, held: 1000 }] {
+            let others = write(&model, &tokenizer, &[], limits, &prompts);
+            assert!(others.iter().zip(&together).all(|(a, b)| a == b.as_ref().unwrap()), "{name}");
+        }
+    }
+}
+
+#[test]
 fn draws_follow_the_distribution_and_depend_on_seed_key_and_step_alone() {
     let logits = [0.3_f32, -1.0, 2.0, 0.3, 1.1, f32::NEG_INFINITY, 1.9, -3.0];
     let count = 40_000;
