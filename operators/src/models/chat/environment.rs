@@ -12,8 +12,8 @@ use super::json;
 /// Name of the one template.
 pub(super) const NAME: &str = "chat_template";
 
-/// Steps of a template, so that one that never ends is an error. A turn takes some dozens.
-const FUEL: u64 = 200_000_000;
+/// Steps of a template, so that one that never ends is an error. A turn takes some dozens, and one more for each 64 bytes of it.
+const FUEL: u64 = 5_000_000;
 
 /// What `raise_exception` puts before its message, so that it is told from other errors.
 pub(super) const RAISED: &str = "raised: ";

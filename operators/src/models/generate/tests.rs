@@ -78,7 +78,15 @@ fn greedy_texts_are_those_of_transformers() {
         for (number, row) in rows.iter().enumerate() {
             let certain = row["certain"].as_u64().unwrap() as usize;
             let (stopped, expected) = (&stopped[number], ids(&row["stopped"]));
-            if expected.len() <= certain {
+            let has_stop = |ids: &[u32]| {
+                let text = tokenizer.decode(ids).unwrap();
+                stop.iter().any(|stop| text.contains(stop))
+            };
+            if expected.len() < 20 && !has_stop(&expected) {
+                // transformers has found a stop string that begins in the prompt.
+                assert!(has_stop(&[ids(&row["prompt"]), expected.clone()].concat()), "{name}");
+                assert!(stopped.ids.len() > expected.len() && stopped.ids.starts_with(&expected), "{name}");
+            } else if expected.len() <= certain {
                 assert_eq!(stopped.ids, expected, "{name}");
                 assert_eq!(stopped.finish, if expected.len() < 20 { Finish::Stop } else { Finish::Length });
                 let mut text = tokenizer.decode(&expected).unwrap();
@@ -244,8 +252,9 @@ fn a_beginning_that_prompts_share_is_read_once() {
             .collect();
         let generator = Generator::new(&model, &tokenizer, &[], Limits::default()).unwrap();
         let (together, read) = super::run::run(generator, ALONE, &prompts, |_, _| {}).unwrap();
-        // The first and the last whole, of the equal ones the last token, of the others three, and four written tokens of each.
-        assert_eq!(read, 30 + 30 + 3 + 3 * 3 + 8 * 4, "{name}");
+        // The first and the last whole, of the equal ones the last token, of the others three and then two, which share one more, and four written
+        // tokens of each.
+        assert_eq!(read, 30 + 30 + 3 + 3 + 2 * 2 + 8 * 4, "{name}");
         for (prompt, together) in prompts.iter().zip(&together) {
             let alone = write(&model, &tokenizer, &[], Limits::default(), std::slice::from_ref(prompt));
             assert_eq!(&alone[0], together.as_ref().unwrap(), "{name}");

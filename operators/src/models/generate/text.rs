@@ -54,9 +54,7 @@ impl<'a> Detokenizer<'a> {
     pub(super) fn release(&mut self) -> &str {
         let kept_back = |stop: &&str| {
             let most = stop.len().min(self.text.len() - self.released);
-            (1..=most)
-                .rev()
-                .find(|&length| stop.is_char_boundary(length) && self.text.ends_with(&stop[..length]) && length <= most)
+            (1..=most).rev().find(|&length| stop.is_char_boundary(length) && self.text.ends_with(&stop[..length]))
         };
         let end = self.text.len() - self.stop.iter().filter_map(kept_back).max().unwrap_or(0);
         let start = std::mem::replace(&mut self.released, end);

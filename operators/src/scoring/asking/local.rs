@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{Answer, Answerer, AskError, Finish, Input, Request};
-use crate::models::Model;
 use crate::models::chat::{ChatError, ChatTemplate};
 use crate::models::generate::{self, Completion, Generator, Limits, Overflow, Prompt, end_tokens};
+use crate::models::{Model, ModelError};
 use crate::scoring::loaded;
 use crate::scoring::reader::{COMPUTE, Precision, unusable};
 use crate::tokens::Tokenizer;
@@ -65,7 +65,6 @@ impl LocalModel {
     }
 
     fn prompt(&self, request: &Request) -> Result<Prompt, AskError> {
-        let failed = |error: crate::models::ModelError| AskError::Request(error.to_string());
         let ids = match &request.input {
             Input::Prompt(text) => ChatTemplate::encode(&self.tokenizer, text),
             Input::Messages(messages) => {
@@ -80,7 +79,7 @@ impl LocalModel {
                 ChatTemplate::encode(&self.tokenizer, &text)
             }
         };
-        let ids = ids.map_err(failed)?;
+        let ids = ids.map_err(|error| of_request(&error))?;
         let sampling = &request.sampling;
         let mut key = blake3::Hasher::new();
         ids.iter().for_each(|id| {
@@ -124,7 +123,7 @@ impl Answerer for LocalModel {
         };
         let answer = |result: crate::models::Result<Completion>| match result {
             Ok(completion) => Ok(answer_of(completion)),
-            Err(error) => Err(AskError::Request(error.to_string())),
+            Err(error) => Err(of_request(&error)),
         };
         let answers = results.into_iter().map(|result| result.or_else(|| written.next().map(answer)));
         answers.flatten().collect()
@@ -133,6 +132,15 @@ impl Answerer for LocalModel {
     fn identities(&self) -> Vec<ResourceIdentity> {
         self.identities.clone()
     }
+}
+
+/// What is wrong with one request; its number among others is not part of it.
+fn of_request(error: &ModelError) -> AskError {
+    AskError::Request(match error {
+        ModelError::Input { what, value, allowed, .. } => format!("{what} is {value}, and {allowed} is allowed"),
+        ModelError::NotNumbers { .. } => "the model's logits after the prompt are not numbers".to_owned(),
+        other => other.to_string(),
+    })
 }
 
 fn answer_of(completion: Completion) -> Answer {
