@@ -14,9 +14,9 @@
 //! in keys and values do the same to the queries that see them, and can do it to other queries of the document: a weight of
 //! zero times infinity is not a number. They never reach other documents.
 //!
-//! The bits of a document do not depend on the others in the batch. Queries computed in several calls, with the keys before them
-//! given again, agree with those of one call to about 1e-6 of the largest value on the CPU, and not in every bit: how keys are
-//! taken in blocks depends on which queries there are.
+//! The bits of a document do not depend on the others in the batch. On the CPU, queries computed in several calls, with the keys before
+//! them given again, have the bits of one call: keys are taken in blocks that are counted from the beginning of the document, and a
+//! key that a query does not see adds nothing to its sums. See [`KEY_BLOCK`].
 //!
 //! ```
 //! use gristmill_kernels::attention::{Attention, Documents, Forward, Heads, Mask};
@@ -46,6 +46,10 @@ mod reference;
 mod shape;
 
 pub(crate) use cases::FAMILY;
+
+/// Keys that the CPU takes together. Where no query of a document sees its first keys, as with a window, leaving out a multiple of so
+/// many does not change a bit.
+pub const KEY_BLOCK: usize = cpu::KEYS;
 
 /// Attention with a number of heads.
 #[derive(Clone, Copy, Debug, PartialEq)]

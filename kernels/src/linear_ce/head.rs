@@ -46,13 +46,21 @@ impl Head {
     /// # Errors
     /// Lengths that do not belong together.
     pub fn logits(&self, hidden: &[f32], logits: &mut [f32]) -> Result<(), ShapeError> {
+        self.logits_on(1, hidden, logits)
+    }
+
+    /// The same on at most so many threads.
+    ///
+    /// # Errors
+    /// As of [`Head::logits`].
+    pub fn logits_on(&self, threads: usize, hidden: &[f32], logits: &mut [f32]) -> Result<(), ShapeError> {
         let (width, vocabulary) = (self.weights.inputs(), self.weights.outputs());
         let rows = expect_rows("hidden", hidden.len(), width)?;
         expect_len("logits", logits.len(), rows * vocabulary)?;
         let x = Matrix::row_major(Values::F32(hidden), rows, width).map_err(shape)?;
         let y = MatrixMut::row_major(logits, rows, vocabulary).map_err(shape)?;
         let bias = (!self.bias.is_empty()).then(|| &self.bias[..vocabulary]);
-        self.weights.matmul(x, y, &MatmulOptions { bias, ..MatmulOptions::default() }).map_err(shape)
+        self.weights.matmul(x, y, &MatmulOptions { bias, threads, ..MatmulOptions::default() }).map_err(shape)
     }
 
     /// Whether gradients of hidden states can be computed.

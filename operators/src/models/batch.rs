@@ -35,8 +35,14 @@ impl Batch {
 
     /// Adds a document, whose tokens have positions from 0 on.
     pub fn push(&mut self, ids: &[u32]) {
+        self.push_at(ids, 0);
+    }
+
+    /// Adds tokens that continue a document of so many tokens.
+    pub(crate) fn push_at(&mut self, ids: &[u32], start: usize) {
         self.ids.extend_from_slice(ids);
-        self.positions.extend(0..i32::try_from(ids.len()).unwrap_or(i32::MAX));
+        let position = |position: usize| i32::try_from(position).unwrap_or(i32::MAX);
+        self.positions.extend((start..start + ids.len()).map(position));
         self.offsets.push(self.ids.len() as i64);
     }
 
@@ -72,9 +78,14 @@ impl Batch {
             return Err(ModelError::Input { what: "token id", index, value: self.ids[index].into(), allowed });
         }
         let Some(most) = positions else { return Ok(()) };
-        let long = self.offsets.windows(2).position(|document| document[1] - document[0] > most as i64);
+        // As many as the document has up to its last token here, with those that it continues.
+        let length = |document: &[i64]| match document[1] {
+            end if end > document[0] => i64::from(self.positions[end as usize - 1]) + 1,
+            _ => 0,
+        };
+        let long = self.offsets.windows(2).position(|document| length(document) > most as i64);
         long.map_or(Ok(()), |index| {
-            let value = self.offsets[index + 1] - self.offsets[index];
+            let value = length(&self.offsets[index..index + 2]);
             let allowed = format!("at most {most}, as many positions as the model has,");
             Err(ModelError::Input { what: "number of tokens of document", index, value, allowed })
         })

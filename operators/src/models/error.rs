@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use gristmill_kernels::gemm::GemmError;
 use gristmill_kernels::launch::ShapeError;
 
+use crate::tokens::EncodeError;
+
 /// A model that cannot be loaded, or inputs that it cannot take.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -101,6 +103,33 @@ pub enum ModelError {
         /// What may be given.
         allowed: String,
     },
+    /// A model that does not predict tokens.
+    #[error("a model of the kind '{kind}' without the head of a language model cannot write")]
+    NotALanguageModel {
+        /// The architecture.
+        kind: String,
+    },
+    /// A way of choosing tokens that means nothing.
+    #[error("{what} is {value}, and {allowed} is allowed")]
+    Sampling {
+        /// Which setting.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// What may be given.
+        allowed: &'static str,
+    },
+    /// The model's logits are not numbers, so that no token can be chosen.
+    #[error(
+        "the logits after prompt {prompt} are not numbers: the weights hold such, or values too large for single precision"
+    )]
+    NotNumbers {
+        /// Number of the prompt.
+        prompt: usize,
+    },
+    /// A text that the tokenizer cannot encode, or tokens that it cannot decode.
+    #[error(transparent)]
+    Text(#[from] EncodeError),
     /// Sizes of the configuration that do not belong together.
     #[error(transparent)]
     Shape(#[from] ShapeError),

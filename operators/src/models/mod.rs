@@ -17,10 +17,16 @@
 mod adapters;
 mod architectures;
 mod batch;
+mod cache;
+pub mod chat;
+mod choices;
+#[cfg(test)]
+mod choices_tests;
 mod config;
 mod error;
 mod files;
 mod four_bits;
+pub mod generate;
 mod heads;
 mod layers;
 mod linear;
@@ -32,12 +38,14 @@ mod transformer;
 mod weights;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod weights_tests;
 
 pub use adapters::Apply;
 pub use batch::Batch;
+pub use cache::{Cache, Continuation};
+pub use choices::{Choice, Likelihood};
 pub use error::{ModelError, Result};
 pub use gristmill_kernels::gemm::Precision;
 pub use layers::Compute;
@@ -251,7 +259,7 @@ impl Model {
     pub fn logits(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
         let Head::LanguageModel(head) = &self.head else { return Ok(None) };
         let states = self.hidden_states(compute, batch)?;
-        self.logits_of(head, &states).map(Some)
+        self.logits_of(compute, head, &states).map(Some)
     }
 
     /// Logits of each token to come after each document, `[documents, vocabulary]`; `None` where the model is not a language model.
@@ -267,12 +275,17 @@ impl Model {
         let (states, hidden) = (self.hidden_states(compute, batch)?, self.transformer.hidden);
         let mut last = vec![0.0; batch.documents() * hidden];
         Pool::Last.forward(compute.workers, hidden, &states, batch.offsets(), &mut last)?;
-        self.logits_of(head, &last).map(Some)
+        self.logits_of(compute, head, &last).map(Some)
     }
 
-    fn logits_of(&self, head: &linear_ce::Head, states: &[f32]) -> Result<Vec<f32>> {
+    fn linear_ce(&self) -> LinearCe {
+        let (width, vocabulary) = (self.transformer.hidden, self.transformer.vocabulary);
+        LinearCe { width, vocabulary, logit_scale: 1.0, label_smoothing: 0.0 }
+    }
+
+    fn logits_of(&self, compute: Compute<'_>, head: &linear_ce::Head, states: &[f32]) -> Result<Vec<f32>> {
         let mut logits = vec![0.0; states.len() / self.transformer.hidden * self.transformer.vocabulary];
-        head.logits(states, &mut logits)?;
+        head.logits_on(compute.threads, states, &mut logits)?;
         Ok(logits)
     }
 
@@ -292,15 +305,9 @@ impl Model {
                 targets[end as usize - 1] = linear_ce::IGNORED;
             }
         }
-        let linear_ce = LinearCe {
-            width: self.transformer.hidden,
-            vocabulary: self.transformer.vocabulary,
-            logit_scale: 1.0,
-            label_smoothing: 0.0,
-        };
         let (mut losses, mut log_sums) = (vec![0.0; batch.tokens()], vec![0.0; batch.tokens()]);
         let tokens = Tokens { ids: Ids::I64(&targets), offsets: None };
-        linear_ce.forward(compute.workers, &states, head, tokens, Scores::new(&mut losses, &mut log_sums))?;
+        self.linear_ce().forward(compute.workers, &states, head, tokens, Scores::new(&mut losses, &mut log_sums))?;
         // The loss of a token stands at the one before it.
         let shift = losses.len().min(1);
         losses.rotate_right(shift);

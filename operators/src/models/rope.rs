@@ -93,6 +93,11 @@ impl Rope {
         self.spec.rotated
     }
 
+    /// Whether frequencies depend on how long a text is.
+    pub(crate) fn depends_on_length(&self) -> bool {
+        self.spec.trained_if_length_matters().is_some()
+    }
+
     /// Angles of documents `offsets[d]..offsets[d + 1]` of tokens with these positions, from 0.
     pub(crate) fn angles(&self, positions: &[i32], offsets: &[i64]) -> Angles {
         let long = |document: &[i64]| {

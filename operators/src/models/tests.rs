@@ -48,7 +48,7 @@ impl Expected {
         bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
     }
 
-    fn whole(&self, name: &str) -> Vec<i64> {
+    pub(super) fn whole(&self, name: &str) -> Vec<i64> {
         let tensors = SafeTensors::deserialize(&self.0).unwrap();
         let bytes = tensors.tensor(name).unwrap().data();
         bytes.chunks_exact(8).map(|eight| i64::from_le_bytes(eight.try_into().unwrap())).collect()
@@ -64,7 +64,7 @@ impl Expected {
     }
 }
 
-fn load(folder: &Path, config: &str) -> Model {
+pub(crate) fn load(folder: &Path, config: &str) -> Model {
     let path = folder.join(config);
     let config = Config::parse(&path, &std::fs::read(&path).unwrap()).unwrap();
     let resources = Resources::local();

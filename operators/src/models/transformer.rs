@@ -8,6 +8,7 @@ use gristmill_kernels::glu;
 use gristmill_kernels::rotary::{Buffers, Direction, Pairing, Rotary};
 
 use super::batch::Batch;
+use super::cache::Kept;
 use super::error::Result;
 use super::layers::{Attention, Compute, FeedForward, Layer, Norm, Order};
 use super::rope::{Angles, Rope};
@@ -61,6 +62,12 @@ struct Memory {
     part: Vec<f32>,
 }
 
+/// The documents that rows belong to: where each begins, and the keys and values of what they continue, with the number of the layer.
+struct Rows<'a, 'k> {
+    offsets: &'a [i64],
+    kept: Option<(&'a mut Kept<'k>, usize)>,
+}
+
 impl Transformer {
     /// Hidden states after the last norm, `[tokens, hidden]`. `each` sees the embeddings as 0, and what each layer leaves, before the last norm.
     pub(crate) fn forward(
@@ -69,7 +76,17 @@ impl Transformer {
         batch: &Batch,
         each: impl FnMut(usize, &[f32]),
     ) -> Result<Vec<f32>> {
-        let x = self.run(compute, batch, &self.layers, each)?;
+        let x = self.run(compute, batch, &self.layers, None, each)?;
+        self.last(compute, x)
+    }
+
+    /// The same of tokens that continue documents, whose keys and values are kept from call to call.
+    pub(crate) fn forward_kept(&self, compute: Compute<'_>, batch: &Batch, kept: Kept<'_>) -> Result<Vec<f32>> {
+        let x = self.run(compute, batch, &self.layers, Some(kept), |_, _| {})?;
+        self.last(compute, x)
+    }
+
+    fn last(&self, compute: Compute<'_>, x: Vec<f32>) -> Result<Vec<f32>> {
         let Some(norm) = &self.last_norm else { return Ok(x) };
         let mut normed = Vec::new();
         norm.forward(compute, &x, &mut normed)?;
@@ -78,7 +95,7 @@ impl Transformer {
 
     /// What the first `layers` layers leave, `[tokens, hidden]`; the others do not run. No more than there are are taken.
     pub(crate) fn forward_to(&self, compute: Compute<'_>, batch: &Batch, layers: usize) -> Result<Vec<f32>> {
-        self.run(compute, batch, &self.layers[..layers.min(self.layers.len())], |_, _| {})
+        self.run(compute, batch, &self.layers[..layers.min(self.layers.len())], None, |_, _| {})
     }
 
     fn run(
@@ -86,6 +103,7 @@ impl Transformer {
         compute: Compute<'_>,
         batch: &Batch,
         layers: &[Layer],
+        mut kept: Option<Kept<'_>>,
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<Vec<f32>> {
         batch.check(self.vocabulary, self.most_positions)?;
@@ -95,7 +113,8 @@ impl Transformer {
         let mut memory = Memory::default();
         each(0, &x);
         for (number, layer) in layers.iter().enumerate() {
-            self.layer(compute, layer, &angles, batch.offsets(), &mut x, &mut memory)?;
+            let kept = kept.as_mut().map(|kept| (kept, number));
+            self.layer(compute, layer, &angles, Rows { offsets: batch.offsets(), kept }, &mut x, &mut memory)?;
             each(number + 1, &x);
         }
         Ok(x)
@@ -133,7 +152,7 @@ impl Transformer {
         compute: Compute<'_>,
         layer: &Layer,
         angles: &[Angles],
-        offsets: &[i64],
+        rows: Rows<'_, '_>,
         x: &mut Vec<f32>,
         memory: &mut Memory,
     ) -> Result<()> {
@@ -146,7 +165,7 @@ impl Transformer {
                     compute,
                     attention,
                     self.angles_of(attention, angles),
-                    offsets,
+                    rows,
                     before(compute, attention_norm, x, &mut normed)?,
                     memory,
                 )?;
@@ -159,7 +178,7 @@ impl Transformer {
                     compute,
                     attention,
                     self.angles_of(attention, angles),
-                    offsets,
+                    rows,
                     before(compute, attention_norm, x, &mut normed)?,
                     memory,
                 )?;
@@ -168,7 +187,7 @@ impl Transformer {
                 feed_forward.down.add(compute, &memory.gate, x)?;
             }
             Order::AfterSum => {
-                attend(compute, attention, self.angles_of(attention, angles), offsets, x, memory)?;
+                attend(compute, attention, self.angles_of(attention, angles), rows, x, memory)?;
                 attention.output.add(compute, &memory.context, x)?;
                 after_sum(compute, attention_norm, x, &mut normed)?;
                 feed(compute, feed_forward, x, memory)?;
@@ -176,7 +195,7 @@ impl Transformer {
                 after_sum(compute, feed_forward_norm, x, &mut normed)?;
             }
             Order::AfterPart => {
-                attend(compute, attention, self.angles_of(attention, angles), offsets, x, memory)?;
+                attend(compute, attention, self.angles_of(attention, angles), rows, x, memory)?;
                 attention.output.forward(compute, &memory.context, &mut part)?;
                 add(x, before(compute, attention_norm, &part, &mut normed)?);
                 feed(compute, feed_forward, x, memory)?;
@@ -217,7 +236,7 @@ fn attend(
     compute: Compute<'_>,
     attention: &Attention,
     angles: Option<(&Angles, usize)>,
-    offsets: &[i64],
+    rows: Rows<'_, '_>,
     x: &[f32],
     memory: &mut Memory,
 ) -> Result<()> {
@@ -249,7 +268,7 @@ fn attend(
         }
     }
     context.resize(queries.len(), 0.0);
-    let rows = rows_of(offsets);
+    let Rows { offsets, kept } = rows;
     let kernel = attention::Attention {
         query_heads: heads.queries,
         key_heads: heads.keys,
@@ -257,6 +276,9 @@ fn attend(
         scale: heads.scale,
         mask: attention.mask,
     };
+    if let Some((kept, layer)) = kept {
+        return kept.attend(compute, layer, kernel, offsets, [queries, keys, values], context);
+    }
     let slices = attention::Forward {
         q: attention::Heads::dense(queries.as_slice(), heads.queries, heads.width),
         k: attention::Heads::dense(keys.as_slice(), heads.keys, heads.width),
@@ -264,7 +286,7 @@ fn attend(
         o: attention::Heads::dense(context.as_mut_slice(), heads.queries, heads.width),
         log_sums: None,
     };
-    Ok(kernel.forward(compute.workers, Documents::same(rows, offsets), slices)?)
+    Ok(kernel.forward(compute.workers, Documents::same(rows_of(offsets), offsets), slices)?)
 }
 
 /// Tokens of all documents.

@@ -14,6 +14,7 @@ mod normal;
 mod stages;
 mod vocabulary;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -70,6 +71,8 @@ struct Shared {
     location: String,
     /// The largest id, added tokens left out.
     largest_id: Option<u32>,
+    /// Tokens that stand for one byte each.
+    byte_tokens: HashSet<u32>,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     /// Encoders that no thread uses right now. Their caches are warm.
@@ -112,6 +115,7 @@ impl Tokenizer {
         let file: std::result::Result<VocabularyFile, _> = serde_json::from_str(&canonical);
         let splits_at_spaces = file.as_ref().is_ok_and(VocabularyFile::splits_at_spaces);
         let largest_id = file.as_ref().ok().and_then(VocabularyFile::largest_id);
+        let byte_tokens = file.as_ref().map(VocabularyFile::byte_tokens).unwrap_or_default();
         let unreadable = file.as_ref().err().map(|error| format!("cannot read its vocabulary: {error}"));
         let counting = file.ok().and_then(Counting::new);
         let mut shared = Shared {
@@ -121,6 +125,7 @@ impl Tokenizer {
             splits_at_spaces,
             location: location.to_owned(),
             largest_id,
+            byte_tokens,
             prefix: Vec::new(),
             suffix: Vec::new(),
             idle: Mutex::new(Vec::new()),
@@ -178,6 +183,12 @@ impl Tokenizer {
     /// The text of one id by itself, special tokens spelt out.
     pub fn decode_token(&self, id: u32) -> Result<String, EncodeError> {
         self.shared.stages()?.pipeline.decode(&[id], false).map_err(failed)
+    }
+
+    /// Whether a token stands for one byte, so that its text depends on the bytes beside it.
+    #[cfg(feature = "models")]
+    pub(crate) fn is_byte(&self, id: u32) -> bool {
+        self.shared.byte_tokens.contains(&id)
     }
 
     /// A counter, which finds the number of tokens much faster than encoding does. One per thread.

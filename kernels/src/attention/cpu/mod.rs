@@ -26,7 +26,7 @@ use std::ops::Range;
 use tile::{PANEL, ROWS};
 
 /// Keys of a block: they and their values, for heads of 64, stay in the nearest cache. A multiple of [`ROWS`].
-const KEYS: usize = 12 * ROWS;
+pub(super) const KEYS: usize = 12 * ROWS;
 /// Most lanes of a block.
 const MOST_LANES: usize = 128;
 

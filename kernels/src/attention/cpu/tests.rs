@@ -1,6 +1,6 @@
 //! What the table of cases does not show: agreement between calls, sizes that only the twin is fast enough for, and refusals.
 
-use crate::attention::{Attention, Backward, Documents, Forward, Heads, Mask};
+use crate::attention::{Attention, Backward, Documents, Forward, Heads, KEY_BLOCK as KEYS, Mask};
 use crate::check::Random;
 use crate::launch::ShapeError;
 use crate::workers::Serial;
@@ -30,22 +30,51 @@ fn normal(random: &mut Random, len: usize) -> Vec<f32> {
 }
 
 #[test]
-fn queries_that_continue_a_document_agree_with_those_of_one_call() {
-    let attention = Attention { query_heads: 4, key_heads: 2, width: 20, scale: 0.3, mask: Mask::CAUSAL };
+fn queries_that_continue_a_document_have_the_bits_of_one_call() {
     let mut random = Random::new(4);
-    let rows = 150;
-    let (q, k) = (normal(&mut random, rows * 80), normal(&mut random, rows * 40));
-    let v = normal(&mut random, rows * 40);
-    let (together, _) = forward(&attention, Documents::same(rows, &[0, 150]), [&q, &k, &v]).unwrap();
-    let most = v.iter().fold(0_f32, |most, value| most.max(value.abs()));
-    for row in [0, 1, 37, 149] {
-        let keys = row + 1;
-        let documents =
-            Documents { query_rows: 1, key_rows: keys, query_offsets: &[0, 1][..], key_offsets: &[0, keys as i64] };
-        let inputs = [&q[row * 80..(row + 1) * 80], &k[..keys * 40], &v[..keys * 40]];
-        let (alone, _) = forward(&attention, documents, inputs).unwrap();
-        for (alone, together) in alone.iter().zip(&together[row * 80..]) {
-            assert!((alone - together).abs() <= 1e-6 * most, "row {row}: {alone} {together}");
+    let rows = 330;
+    for (query_heads, width, mask) in [
+        (4, 20, Mask::CAUSAL),
+        (2, 64, Mask::CAUSAL),
+        (6, 13, Mask::window(50, 0)),
+        (4, 20, Mask::window(100, 0)),
+        (16, 130, Mask::window(3, 0)),
+    ] {
+        let attention = Attention { query_heads, key_heads: 2, width, scale: 0.3, mask };
+        let (wide, narrow) = (query_heads * width, 2 * width);
+        let (q, k) = (normal(&mut random, rows * wide), normal(&mut random, rows * narrow));
+        let v = normal(&mut random, rows * narrow);
+        let (together, _) = forward(&attention, Documents::same(rows, &[0, rows as i64]), [&q, &k, &v]).unwrap();
+        // Queries from one row to another, and keys from `first` on: those before are beyond every window.
+        for (from, to, first) in [
+            (0, 1, 0),
+            (0, 7, 0),
+            (1, 2, 0),
+            (37, 38, 0),
+            (71, 73, 0),
+            (149, 150, 0),
+            (216, 330, 0),
+            (216, 217, KEYS),
+            (300, 330, 2 * KEYS),
+            (329, 330, 3 * KEYS),
+        ] {
+            if first > 0 && mask.left.is_none_or(|left| first + left > from) {
+                continue;
+            }
+            let (queries, keys) = (to - from, to - first);
+            let (query_offsets, key_offsets) = ([0, queries as i64], [0, keys as i64]);
+            let documents = Documents {
+                query_rows: queries,
+                key_rows: keys,
+                query_offsets: &query_offsets[..],
+                key_offsets: &key_offsets[..],
+            };
+            let of = first * narrow..to * narrow;
+            let (alone, _) =
+                forward(&attention, documents, [&q[from * wide..to * wide], &k[of.clone()], &v[of]]).unwrap();
+            let expected = &together[from * wide..to * wide];
+            let same = alone.iter().zip(expected).all(|(alone, expected)| alone.to_bits() == expected.to_bits());
+            assert!(same, "{attention:?}: rows {from} to {to}, keys from {first}");
         }
     }
 }

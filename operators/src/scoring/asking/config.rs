@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::endpoint::Endpoint;
-use super::{Answerer, local};
+use super::{Answerer, LocalModel};
 use crate::config::invalid;
+use crate::models::generate::Limits;
 use crate::scoring::Precision;
 use crate::{Resources, Result};
 
@@ -109,7 +110,8 @@ impl BackEnd<'_> {
         match (self.endpoint, self.model) {
             (Some(endpoint), _) => Ok(Arc::new(Endpoint::new(self.kind, endpoint, self.cache, resources)?)),
             (None, model) => {
-                local::open(self.kind, model.unwrap_or_default(), self.tokenizer, self.precision, resources)
+                let model = model.unwrap_or_default();
+                Ok(Arc::new(LocalModel::load(model, self.tokenizer, self.precision, Limits::default(), resources)?))
             }
         }
     }

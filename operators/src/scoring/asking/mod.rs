@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::config::EndpointConfig;
 pub(super) use self::config::{BackEnd, identity};
+pub use self::local::LocalModel;
 pub(super) use self::operator::{Asking, Columns, OnError, Row};
 pub(super) use self::prompt::Prompting;
 use crate::ResourceIdentity;

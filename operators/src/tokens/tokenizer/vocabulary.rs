@@ -47,8 +47,8 @@ struct Model {
 enum Vocabulary {
     /// Token to id.
     Ids(HashMap<String, u32>),
-    /// The number of pieces that are listed with their scores, in the order of their ids.
-    Pieces(usize),
+    /// The number of pieces that are listed with their scores, in the order of their ids, and the ids of those that are one byte.
+    Pieces(usize, Vec<u32>),
 }
 
 /// Two tokens, as a pair or as a line with a space between them.
@@ -80,7 +80,17 @@ impl VocabularyFile {
     pub(super) fn largest_id(&self) -> Option<u32> {
         match &self.model.vocab {
             Vocabulary::Ids(ids) => ids.values().copied().max(),
-            Vocabulary::Pieces(pieces) => pieces.checked_sub(1).and_then(|largest| u32::try_from(largest).ok()),
+            Vocabulary::Pieces(pieces, _) => pieces.checked_sub(1).and_then(|largest| u32::try_from(largest).ok()),
+        }
+    }
+
+    /// The tokens that stand for one byte each, as SentencePiece writes those of characters that it has no token for.
+    pub(super) fn byte_tokens(&self) -> HashSet<u32> {
+        match &self.model.vocab {
+            Vocabulary::Ids(ids) => {
+                (0..=255_u8).filter_map(|byte| ids.get(&format!("<0x{byte:02X}>"))).copied().collect()
+            }
+            Vocabulary::Pieces(_, bytes) => bytes.iter().copied().collect(),
         }
     }
 
@@ -163,6 +173,10 @@ impl Model {
     }
 }
 
+fn is_byte(piece: &str) -> bool {
+    piece.len() == 6 && piece.starts_with("<0x") && piece.ends_with('>')
+}
+
 impl<'de> Deserialize<'de> for Vocabulary {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
@@ -183,11 +197,14 @@ impl<'de> Deserialize<'de> for Vocabulary {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut pieces: A) -> Result<Vocabulary, A::Error> {
-                let mut count = 0;
-                while pieces.next_element::<IgnoredAny>()?.is_some() {
+                let (mut count, mut bytes) = (0, Vec::new());
+                while let Some((piece, _)) = pieces.next_element::<(String, IgnoredAny)>()? {
+                    if is_byte(&piece) {
+                        bytes.push(count as u32);
+                    }
                     count += 1;
                 }
-                Ok(Vocabulary::Pieces(count))
+                Ok(Vocabulary::Pieces(count, bytes))
             }
         }
 
