@@ -85,7 +85,8 @@ pub struct JudgeConfig {
     /// The most tokens of an answer.
     #[serde(default = "default_max_tokens")]
     pub max_tokens: u32,
-    /// How the verdict is read out of the answer.
+    /// How the verdict is read out of the answer: `bracket_digit`, `{json: {field: …, true_values: […], false_values: […]}}` or
+    /// `{regex: {pattern: …, group: …, true_values: […], false_values: […]}}`.
     #[serde(default)]
     pub parse: Parse,
     /// What becomes of a row without a verdict.

@@ -5,6 +5,7 @@
 mod answers;
 mod columns;
 mod failures;
+mod local;
 mod prompts;
 
 use std::collections::HashMap;
