@@ -122,7 +122,7 @@ fn templates_read_every_column_they_name() {
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     let prompt = "{{ text }}|{{ title }}|{{ url }}|{{ url is none }}|{{ small + 1 }}|{{ score }}|{{ flag }}|{{ list | length }}|{% for x in list %}{{ x }},{% endfor %}|{{ body | upper }}";
     let more = json!({"column": "body", "prompt": prompt});
-    let expected = "<b> & \"c\" {{ x }}|T|none|true|-2|0.5|true|3|1,none,3,|<B> & \"C\" {{ X }}";
+    let expected = "<b> & \"c\" {{ x }}|T|None|True|-2|0.5|True|3|1,None,3,|<B> & \"C\" {{ X }}";
     assert_eq!(asked(&bodies("judge", more.clone(), &batch)[0]), expected);
     let network = Scripted::new(foxes);
     let operator =
