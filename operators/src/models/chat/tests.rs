@@ -20,8 +20,7 @@ fn render(source: &str) -> Result<String, ChatError> {
 
 #[test]
 fn texts_are_those_of_transformers() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/chat/chat.json");
-    let fixture: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let fixture: Value = serde_json::from_str(include_str!("cases/chat.json")).unwrap();
     let (mut texts, mut refused) = (0, 0);
     for (name, source) in fixture["templates"].as_object().unwrap() {
         let template = template(source.as_str().unwrap());

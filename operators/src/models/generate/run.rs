@@ -195,18 +195,16 @@ pub(super) fn run(
 /// what they share.
 fn share(documents: &mut [Document<'_>]) -> Vec<bool> {
     let mut waits = vec![false; documents.len()];
-    for number in 0..documents.len() {
+    for (number, waits) in waits.iter_mut().enumerate() {
         let (others, rest) = documents.split_at_mut(number);
-        let Some((document, behind)) = rest.split_first_mut() else { break };
-        if document.cache.tokens() > 0 {
+        let Some((document, behind)) = rest.split_first_mut().filter(|(document, _)| document.cache.tokens() == 0)
+        else {
             continue;
-        }
+        };
         // The last token is read in any case, since what it predicts is wanted.
         let most = document.ids.len() - 1;
-        let shared = |other: &Document<'_>| {
-            let same = document.ids[..most].iter().zip(&other.ids).take_while(|(a, b)| a == b);
-            same.count()
-        };
+        let shared =
+            |other: &Document<'_>| document.ids[..most].iter().zip(&other.ids).take_while(|(a, b)| a == b).count();
         let read = others.iter().chain(&*behind).map(|other| (shared(other).min(other.cache.beginning()), other));
         let best = read.filter(|(tokens, _)| *tokens >= SHARED).max_by_key(|(tokens, _)| *tokens);
         let read = best.map_or(0, |(tokens, _)| tokens);
@@ -216,7 +214,7 @@ fn share(documents: &mut [Document<'_>]) -> Vec<bool> {
             shared >= SHARED && shared > read && other.cache.tokens() < shared
         };
         if others.iter().any(is_more) {
-            waits[number] = true;
+            *waits = true;
         } else if let Some((tokens, other)) = best {
             document.cache = other.cache.copy_beginning(tokens);
         }

@@ -16,8 +16,7 @@ use crate::tokens::Tokenizer;
 
 /// What transformers wrote.
 fn expected() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/generation.json");
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    serde_json::from_str(include_str!("cases/generation.json")).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -66,8 +65,8 @@ fn greedy_texts_are_those_of_transformers() {
             }
         }
         println!("{name}: log-probabilities differ by {most:e} at most");
-        // The fixture has five digits.
-        assert!(most <= 3e-5, "{name}: {most}");
+        // The fixture has four digits.
+        assert!(most <= 7e-5, "{name}: {most}");
         let Some(stop) = case.get("stop") else { continue };
         let stop: Vec<String> = serde_json::from_value(stop.clone()).unwrap();
         let ends = ids(&case["ends"]);
@@ -77,7 +76,8 @@ fn greedy_texts_are_those_of_transformers() {
         let ended = write(&model, &tokenizer, &ends, Limits::default(), &prompts);
         for (number, row) in rows.iter().enumerate() {
             let certain = row["certain"].as_u64().unwrap() as usize;
-            let (stopped, expected) = (&stopped[number], ids(&row["stopped"]));
+            let first = |key: &str| ids(&row["greedy"])[..row[key].as_u64().unwrap() as usize].to_vec();
+            let (stopped, expected) = (&stopped[number], first("stopped"));
             let has_stop = |ids: &[u32]| {
                 let text = tokenizer.decode(ids).unwrap();
                 stop.iter().any(|stop| text.contains(stop))
@@ -95,7 +95,7 @@ fn greedy_texts_are_those_of_transformers() {
                 }
                 assert_eq!(stopped.text, text);
             }
-            let (ended, expected) = (&ended[number], ids(&row["ended"]));
+            let (ended, expected) = (&ended[number], first("ended"));
             if expected.len() <= certain {
                 assert_eq!(ended.ids, expected, "{name}");
                 assert_eq!(ended.finish, if expected.len() < 20 { Finish::End } else { Finish::Length });

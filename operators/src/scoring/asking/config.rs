@@ -77,6 +77,7 @@ pub(in crate::scoring) struct BackEnd<'a> {
     pub(in crate::scoring) kind: &'static str,
     pub(in crate::scoring) endpoint: Option<&'a EndpointConfig>,
     pub(in crate::scoring) model: Option<&'a str>,
+    pub(in crate::scoring) adapter: Option<&'a str>,
     pub(in crate::scoring) tokenizer: Option<&'a str>,
     pub(in crate::scoring) precision: Precision,
     pub(in crate::scoring) cache: Option<&'a str>,
@@ -96,6 +97,11 @@ impl BackEnd<'_> {
                 "",
                 "nobody is named who answers; give 'endpoint: {url: …, model: …}', or 'model' with a folder, URL or repository",
             )),
+            (Some(_), None) if self.adapter.is_some() => Err(invalid(
+                self.kind,
+                "adapter",
+                "an endpoint has its own; an adapter belongs to a 'model' in this process",
+            )),
             (Some(endpoint), None) => endpoint.check(self.kind),
             (None, Some(_)) if self.cache.is_some() => {
                 Err(invalid(self.kind, "cache", "answers of a model in this process are not kept; leave 'cache' out"))
@@ -111,7 +117,14 @@ impl BackEnd<'_> {
             (Some(endpoint), _) => Ok(Arc::new(Endpoint::new(self.kind, endpoint, self.cache, resources)?)),
             (None, model) => {
                 let model = model.unwrap_or_default();
-                Ok(Arc::new(LocalModel::load(model, self.tokenizer, self.precision, Limits::default(), resources)?))
+                Ok(Arc::new(LocalModel::load(
+                    model,
+                    self.adapter,
+                    self.tokenizer,
+                    self.precision,
+                    Limits::default(),
+                    resources,
+                )?))
             }
         }
     }

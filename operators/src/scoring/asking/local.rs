@@ -30,19 +30,20 @@ pub struct LocalModel {
 }
 
 impl LocalModel {
-    /// Loads a model: a folder with `config.json` and safetensors, a URL of one, or a repository on the Hugging Face Hub. The tokenizer is the one beside
-    /// it, if no other is named. `limits` bound memory and do not change answers.
+    /// Loads a model: a folder with `config.json` and safetensors, a URL of one, or a repository on the Hugging Face Hub,
+    /// with the adapter of peft that is named, if one is. The tokenizer is the one beside it, if no other is named. `limits` bound memory and do not change answers.
     ///
     /// # Errors
     /// Files that cannot be read or are not supported, a model that is not a language model, or a tokenizer of another.
     pub fn load(
         location: &str,
+        adapter: Option<&str>,
         tokenizer: Option<&str>,
         precision: Precision,
         limits: Limits,
         resources: &Resources,
     ) -> Result<Self> {
-        let (model, mut identities) = loaded::load(location, None, precision, resources)?;
+        let (model, mut identities) = loaded::load(location, adapter, precision, resources)?;
         let (tokenizer, identity) = Tokenizer::load(tokenizer.unwrap_or(location), resources)?;
         identities.push(identity);
         let failed = |error| unusable(location, &error);
@@ -182,7 +183,7 @@ mod tests {
 
     fn load(folder: &tempfile::TempDir) -> LocalModel {
         let location = folder.path().to_string_lossy();
-        LocalModel::load(&location, None, Precision::F32, Limits::default(), &Resources::local()).unwrap()
+        LocalModel::load(&location, None, None, Precision::F32, Limits::default(), &Resources::local()).unwrap()
     }
 
     fn message(role: &str, content: &str) -> Message {
@@ -250,7 +251,7 @@ mod tests {
         assert!(answers[1].is_ok());
         let encoder = reference("bert-classifier").unwrap();
         let location = encoder.to_string_lossy();
-        let error = LocalModel::load(&location, None, Precision::F32, Limits::default(), &Resources::local());
+        let error = LocalModel::load(&location, None, None, Precision::F32, Limits::default(), &Resources::local());
         assert!(error.unwrap_err().to_string().contains("without the head of a language model"));
     }
 }

@@ -52,6 +52,10 @@ pub struct JudgeConfig {
     /// A language model in this process: a folder with `config.json` and safetensors, a URL of one, or a repository on the Hugging Face Hub.
     #[serde(default)]
     pub model: Option<String>,
+    /// An adapter of peft for `model` (LoRA, rsLoRA, DoRA): a folder with `adapter_config.json` and `adapter_model.safetensors`, a URL of one, or a
+    /// repository on the Hugging Face Hub.
+    #[serde(default)]
+    pub adapter: Option<String>,
     /// The tokenizer, if it is not the one beside `model`; also what `max_text_tokens` counts with.
     #[serde(default)]
     pub tokenizer: Option<String>,
@@ -133,6 +137,7 @@ impl JudgeConfig {
             kind: KIND,
             endpoint: self.endpoint.as_ref(),
             model: self.model.as_deref(),
+            adapter: self.adapter.as_deref(),
             tokenizer: self.tokenizer.as_deref(),
             precision: self.precision,
             cache: self.cache.as_deref(),

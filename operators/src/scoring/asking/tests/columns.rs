@@ -173,6 +173,7 @@ fn bad_configurations_are_named() {
         ("judge", json!({"endpoint": {"modle": "m"}}), "unknown field `modle`"),
         ("judge", json!({"endpoint": {"key_env": "NO_SUCH"}}), "the environment variable 'NO_SUCH' is not set"),
         ("judge", json!({"model": "m"}), "'endpoint' is given, too"),
+        ("judge", json!({"adapter": "a"}), "an endpoint has its own"),
         ("judge", json!({"endpoint": null}), "nobody is named who answers"),
         ("judge", json!({"endpoint": null, "model": "m", "cache": "c"}), "are not kept; leave 'cache' out"),
         ("judge", json!({"max_tokens": 0}), "'max_tokens': 0; at least 1"),

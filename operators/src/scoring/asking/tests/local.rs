@@ -41,7 +41,7 @@ fn a_model_in_this_process_answers_what_the_operator_asks() {
     let batch = table(&[Some("one two three"), None, Some("four")]);
     let settings = json!({"model": location, "system": "Go on.", "prompt": "{{ id }} {{ text }}", "max_tokens": 6});
     let written = run("generate", settings, &batch, &Resources::local());
-    let own = LocalModel::load(location, None, Precision::F32, Limits::default(), &Resources::local()).unwrap();
+    let own = LocalModel::load(location, None, None, Precision::F32, Limits::default(), &Resources::local()).unwrap();
     let sampling = Sampling { max_tokens: 6, temperature: 0.0, top_p: 1.0, stop: Vec::new(), seed: None };
     let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
     let requests = ["0 one two three", "2 four"].map(|prompt| Request {
