@@ -14,7 +14,7 @@ use gristmill::datasets::run::fault_store::{Call, Fault, FaultStore, Rule};
 use gristmill::datasets::{StoreOptions, Stores};
 use gristmill::operators::Resources;
 use gristmill::pipelines::run::{self, Observer, Progress, RunOptions, RunReport, Unobserved};
-use gristmill::pipelines::{Environment, PipelineError, PipelineFile};
+use gristmill::pipelines::{Environment, PipelineError, PipelineFile, UnderWay};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use rand::rngs::StdRng;
@@ -44,7 +44,16 @@ impl Bucket {
         let stores = Stores::new(StoreOptions::default());
         stores.register("s3://bucket", Arc::new(faults.clone())).unwrap();
         let registry = Environment::local().registry;
-        Self { inner, faults, environment: Environment { registry, stores, resources: Resources::local() } }
+        Self {
+            inner,
+            faults,
+            environment: Environment {
+                registry,
+                stores,
+                resources: Resources::local(),
+                under_way: UnderWay::default(),
+            },
+        }
     }
 
     async fn run(&self, file: &PipelineFile, observer: Arc<dyn Observer>) -> Result<RunReport, PipelineError> {

@@ -29,6 +29,10 @@ fn specs(workspace: &Workspace) -> Vec<OperatorSpec> {
         OperatorSpec::new("embed", json!({"model": model("modernbert-classifier")})),
         OperatorSpec::new("perplexity", json!({"model": model("llama")})),
         OperatorSpec::new("next_token", json!({"model": model("llama"), "top": 2})),
+        OperatorSpec::new(
+            "generate",
+            json!({"model": model("llama"), "chat": false, "max_characters": 40, "max_tokens": 3}),
+        ),
         OperatorSpec::new("derive", json!({"n": "character_length(text)"})),
         OperatorSpec::new("filter", json!({"keep": "id % 2 = 0"})),
         OperatorSpec::new("select", json!({"columns": ["id", "upper(text) AS shout"]})),

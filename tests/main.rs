@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod commands;
+mod endpoint;
 mod faults;
 mod full_disk;
 mod hosts;

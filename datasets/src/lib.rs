@@ -27,6 +27,8 @@ pub use parts::{
 };
 pub use planning::{plan, source_schema};
 pub use split::{Compression, Format, SourceFile, SourcePlan, Split, SplitUnit};
+#[cfg(feature = "http")]
+pub use stores::retry_after;
 pub use stores::{
     Environment, FoundFile, ListOptions, RetryPolicy, StoreOptions, Stores, install_crypto_provider, redact,
     store_error,

@@ -124,6 +124,13 @@ fn run(operator: &dyn Operator, batches: &[RecordBatch]) -> Rows {
             assert_eq!(output.rows(), rows_in, "row effect is Same");
             assert_eq!(output.rows_rejected() + output.rows_quarantined(), 0, "row effect is Same");
         }
+        RowEffect::Screened => {
+            assert_eq!(output.rows() + output.rows_quarantined(), rows_in, "row effect is Screened");
+            for quarantined in &output.quarantined {
+                let stated = quarantined.positions.len();
+                assert_eq!(stated, quarantined.rows.num_rows(), "row effect is Screened, and positions are not stated");
+            }
+        }
         RowEffect::Fewer => assert_eq!(output.rows(), output.kept, "row effect is Fewer"),
         RowEffect::Any => {}
     }

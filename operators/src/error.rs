@@ -91,6 +91,14 @@ pub enum OperatorError {
         /// What is wrong with it.
         message: String,
     },
+    /// What the operator depends on does not work, whatever the row: every other row would fail alike, and a later run may succeed.
+    #[error("{kind}: {message}")]
+    Outage {
+        /// The operator's kind.
+        kind: String,
+        /// What does not work.
+        message: String,
+    },
     /// A SQL expression has no value for a row.
     #[error("'{expression}': {message}{}", of_row(.row))]
     Expression {

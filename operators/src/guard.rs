@@ -1,15 +1,17 @@
 //! `when:` makes a cascade: only rows that satisfy a predicate are judged, the others pass with typed defaults.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use arrow_select::interleave::interleave;
 
 use crate::columns::default_array;
-use crate::operator::{Operator, OperatorSpec, Output, Pass, RowEffect};
+use crate::operator::{Operator, OperatorSpec, Output, Pass, Quarantined, RowEffect};
 use crate::resources::ResourceIdentity;
 use crate::{OperatorError, Result};
 
@@ -24,8 +26,8 @@ pub trait RowPredicate: Debug + Send + Sync {
 
 /// An operator that judges only the rows for which a predicate holds.
 ///
-/// Works around operators whose row effect is [`RowEffect::Same`] (the other rows get typed defaults in the added columns)
-/// or [`RowEffect::Fewer`] (the other rows are kept). Operators with any other effect are refused.
+/// Works around operators whose row effect is [`RowEffect::Same`] or [`RowEffect::Screened`] (the other rows get typed defaults in the
+/// added columns) or [`RowEffect::Fewer`] (the other rows are kept). Operators with any other effect are refused.
 #[derive(Debug)]
 pub struct Guarded {
     inner: Arc<dyn Operator>,
@@ -81,6 +83,8 @@ impl Operator for Guarded {
             held: Vec::new(),
             judged: Vec::new(),
             rows_judged: 0,
+            quarantined: VecDeque::new(),
+            given_out: 0,
         }))
     }
 }
@@ -93,6 +97,10 @@ struct GuardedPass {
     held: Vec<Held>,
     judged: Vec<RecordBatch>,
     rows_judged: usize,
+    /// Positions of quarantined rows in the stream of selected rows, in order, as far as their batches are held.
+    quarantined: VecDeque<u64>,
+    /// Selected rows of the batches that were given out.
+    given_out: u64,
 }
 
 struct Held {
@@ -101,12 +109,28 @@ struct Held {
     selected: usize,
 }
 
+impl Held {
+    /// The batch without some of its selected rows, given in order.
+    fn without(self, gone: &[u64]) -> Result<Self> {
+        let mut selected = 0;
+        let stays: BooleanArray = (0..self.batch.num_rows())
+            .map(|row| {
+                let is_gone = self.mask.value(row) && gone.binary_search(&selected).is_ok();
+                selected += u64::from(self.mask.value(row));
+                Some(!is_gone)
+            })
+            .collect();
+        let mask = arrow_select::filter::filter(&self.mask, &stays)?.as_boolean().clone();
+        Ok(Self { batch: filter_record_batch(&self.batch, &stays)?, selected: mask.true_count(), mask })
+    }
+}
+
 impl Pass for GuardedPass {
     fn push(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
         let mask = without_nulls(self.predicate.evaluate(batch)?);
         let selected = mask.true_count();
         match self.inner.row_effect() {
-            RowEffect::Same => {
+            RowEffect::Same | RowEffect::Screened => {
                 let mut inner = Output::default();
                 if selected > 0 {
                     self.pass.push(&filter_record_batch(batch, &mask)?, &mut inner)?;
@@ -123,7 +147,7 @@ impl Pass for GuardedPass {
         let mut inner = Output::default();
         self.pass.finish(&mut inner)?;
         match self.inner.row_effect() {
-            RowEffect::Same => self.absorb(inner, output),
+            RowEffect::Same | RowEffect::Screened => self.absorb(inner, output),
             _ if inner.accounted() == 0 => Ok(()),
             _ => Err(not_applicable(self.inner.as_ref())),
         }
@@ -133,18 +157,23 @@ impl Pass for GuardedPass {
 impl GuardedPass {
     /// Takes judged rows from the inner pass and gives out every held batch that is complete.
     fn absorb(&mut self, inner: Output, output: &mut Output) -> Result<()> {
-        if inner.rows_rejected() + inner.rows_quarantined() > 0 {
-            return Err(not_applicable(self.inner.as_ref()));
-        }
+        self.screen(&inner)?;
+        output
+            .quarantined
+            .extend(inner.quarantined.into_iter().map(|gone| Quarantined { positions: Vec::new(), ..gone }));
         self.rows_judged += inner.batches.iter().map(RecordBatch::num_rows).sum::<usize>();
         self.judged.extend(inner.batches);
         let complete = {
-            let mut available = self.rows_judged;
+            let (mut available, mut end, mut gone_before) = (self.rows_judged, self.given_out, 0);
             self.held
                 .iter()
                 .take_while(|held| {
-                    let fits = held.selected <= available;
-                    available -= if fits { held.selected } else { 0 };
+                    end += held.selected as u64;
+                    let gone = self.quarantined.partition_point(|&position| position < end);
+                    let judged = held.selected - (gone - gone_before);
+                    gone_before = gone;
+                    let fits = judged <= available;
+                    available -= if fits { judged } else { 0 };
                     fits
                 })
                 .count()
@@ -155,12 +184,31 @@ impl GuardedPass {
         let schema = self.inner.output_schema();
         let mut judged = arrow_select::concat::concat_batches(schema, &self.judged)?;
         for held in self.held.drain(..complete) {
+            let begin = self.given_out;
+            self.given_out += held.selected as u64;
+            let gone = self.quarantined.partition_point(|&position| position < self.given_out);
+            let gone: Vec<u64> = self.quarantined.drain(..gone).map(|position| position - begin).collect();
+            let held = if gone.is_empty() { held } else { held.without(&gone)? };
             let rows = judged.slice(0, held.selected);
             judged = judged.slice(held.selected, judged.num_rows() - held.selected);
             output.keep(scatter(schema, &held, &rows)?);
         }
         self.rows_judged = judged.num_rows();
         self.judged = vec![judged];
+        Ok(())
+    }
+
+    /// Takes note of which rows the inner pass quarantined.
+    fn screen(&mut self, inner: &Output) -> Result<()> {
+        let stated = inner.quarantined.iter().map(|gone| gone.positions.len() as u64).sum::<u64>();
+        let may_quarantine = self.inner.row_effect() == RowEffect::Screened;
+        if inner.rows_rejected() > 0
+            || inner.rows_quarantined() > 0 && !(may_quarantine && stated == inner.rows_quarantined())
+        {
+            return Err(not_applicable(self.inner.as_ref()));
+        }
+        self.quarantined.extend(inner.quarantined.iter().flat_map(|gone| &gone.positions));
+        self.quarantined.make_contiguous().sort_unstable();
         Ok(())
     }
 

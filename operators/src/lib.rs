@@ -33,7 +33,9 @@ mod error;
 mod guard;
 #[cfg(feature = "models")]
 pub mod models;
+pub mod network;
 mod operator;
+pub mod records;
 mod registry;
 mod resources;
 #[cfg(feature = "sample")]

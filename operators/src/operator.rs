@@ -56,6 +56,12 @@ pub trait OperatorKind: Debug + Send + Sync {
         1
     }
 
+    /// The part of a completed configuration that results depend on, for the run's fingerprint. What it leaves out, such as how many requests are
+    /// under way at once, may change between a run and its resumption.
+    fn identity(&self, config: &Value) -> Value {
+        config.clone()
+    }
+
     /// One line for `gristmill operators`.
     fn summary(&self) -> &'static str;
 
@@ -78,6 +84,8 @@ pub trait OperatorKind: Debug + Send + Sync {
 pub enum RowEffect {
     /// One row out for each row in, in the same order, with columns added behind the input's columns.
     Same,
+    /// Like [`Same`](Self::Same), but some rows may be quarantined; their positions are stated.
+    Screened,
     /// Some of the rows, in the same order, with the same columns.
     Fewer,
     /// Anything: packing, windows, projections with another schema.
@@ -134,6 +142,8 @@ pub struct Quarantined {
     pub rows: RecordBatch,
     /// What is wrong with them.
     pub error: String,
+    /// Which rows of the stream they are, from 0; empty where the operator does not say.
+    pub positions: Vec<u64>,
 }
 
 /// What came out of a pass, with every row that went in accounted for.
@@ -173,8 +183,13 @@ impl Output {
     /// Adds rows that cannot be processed.
     pub fn quarantine(&mut self, rows: RecordBatch, error: impl Into<String>) {
         if rows.num_rows() > 0 {
-            self.quarantined.push(Quarantined { rows, error: error.into() });
+            self.quarantined.push(Quarantined { rows, error: error.into(), positions: Vec::new() });
         }
+    }
+
+    /// Adds a row that cannot be processed, the one at `position` of the stream that was pushed.
+    pub fn quarantine_at(&mut self, row: RecordBatch, error: impl Into<String>, position: u64) {
+        self.quarantined.push(Quarantined { rows: row, error: error.into(), positions: vec![position] });
     }
 
     /// Rows in `batches`.

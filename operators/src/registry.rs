@@ -34,6 +34,8 @@ impl Registry {
         {
             registry.add(Arc::new(crate::scoring::ClassifyKind));
             registry.add(Arc::new(crate::scoring::EmbedKind));
+            registry.add(Arc::new(crate::scoring::GenerateKind));
+            registry.add(Arc::new(crate::scoring::JudgeKind));
             registry.add(Arc::new(crate::scoring::NextTokenKind));
             registry.add(Arc::new(crate::scoring::PerplexityKind));
             registry.add(Arc::new(crate::scoring::RethresholdKind));

@@ -1,7 +1,7 @@
 //! Where operators get term lists, tokenizers and other files from.
 //!
 //! Operators know no network and no async runtime: a host hands them a [`Resources`] that resolves whatever locations it
-//! supports. [`Resources::local`] reads the local disk.
+//! supports, posts to servers and keeps records. [`Resources::local`] reads and keeps on the local disk, and has no network.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::network::Network;
+use crate::records::{FolderRecords, OpenRecords, Records};
 use crate::{OperatorError, Result};
 
 /// Reads a whole resource. Implemented by hosts that know more than the local disk.
@@ -30,13 +32,34 @@ pub struct ResourceIdentity {
 #[derive(Clone, Debug)]
 pub struct Resources {
     reader: Arc<dyn ReadResource>,
+    records: Arc<dyn OpenRecords>,
+    network: Option<Arc<dyn Network>>,
+    run_folder: Option<Arc<str>>,
 }
 
 impl Resources {
-    /// Resources read through `reader`.
+    /// Resources read through `reader`, records on the local disk, and no network.
     #[must_use]
     pub fn new(reader: Arc<dyn ReadResource>) -> Self {
-        Self { reader }
+        Self { reader, records: Arc::new(LocalDisk), network: None, run_folder: None }
+    }
+
+    /// The same with a network.
+    #[must_use]
+    pub fn with_network(self, network: Arc<dyn Network>) -> Self {
+        Self { network: Some(network), ..self }
+    }
+
+    /// The same with records opened through `records`.
+    #[must_use]
+    pub fn with_records(self, records: Arc<dyn OpenRecords>) -> Self {
+        Self { records, ..self }
+    }
+
+    /// The same for a run whose folder is `folder`, a path or a URL: operators keep there what a resumed run shall find.
+    #[must_use]
+    pub fn for_run(self, folder: &str) -> Self {
+        Self { run_folder: Some(folder.into()), ..self }
     }
 
     /// Resources on the local disk.
@@ -54,10 +77,38 @@ impl Resources {
         let hash = blake3::hash(&bytes).to_hex().to_string();
         Ok((bytes, ResourceIdentity { location: location.to_owned(), hash }))
     }
+
+    /// The network, where the host has one.
+    #[must_use]
+    pub fn network(&self) -> Option<&Arc<dyn Network>> {
+        self.network.as_ref()
+    }
+
+    /// The folder of the run that operators are bound for, where they are bound for one.
+    #[must_use]
+    pub fn run_folder(&self) -> Option<&str> {
+        self.run_folder.as_deref()
+    }
+
+    /// Opens the records at a location.
+    pub fn open_records(&self, location: &str) -> Result<Arc<dyn Records>> {
+        let unusable = |message| OperatorError::Resource { location: location.to_owned(), message };
+        self.records.open(location).map_err(unusable)
+    }
 }
 
 #[derive(Debug)]
 struct LocalDisk;
+
+impl OpenRecords for LocalDisk {
+    fn open(&self, location: &str) -> std::result::Result<Arc<dyn Records>, String> {
+        let path = location.strip_prefix("file://").unwrap_or(location);
+        if path.contains("://") {
+            return Err("only folders of the local disk are reached here".to_owned());
+        }
+        Ok(Arc::new(FolderRecords::open(path)?))
+    }
+}
 
 impl ReadResource for LocalDisk {
     fn read(&self, location: &str) -> std::result::Result<Bytes, String> {

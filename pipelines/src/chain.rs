@@ -95,7 +95,8 @@ impl Chain {
                 source,
             })?;
             let verdicts = match operator.row_effect() {
-                RowEffect::Same => (schema.fields().len()..operator.output_schema().fields().len())
+                RowEffect::Same | RowEffect::Screened => (schema.fields().len()
+                    ..operator.output_schema().fields().len())
                     .filter(|&column| *operator.output_schema().field(column).data_type() == DataType::Boolean)
                     .collect(),
                 _ => Vec::new(),

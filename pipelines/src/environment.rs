@@ -8,6 +8,8 @@ use gristmill_operators::{OperatorKind, ReadResource, Registry, Resources};
 use tokio::runtime::Handle;
 
 use crate::error::{PipelineError, Result};
+use crate::records::StoredRecords;
+use crate::under_way::UnderWay;
 
 /// The operator kinds that are known, the stores that can be reached, and through them the resources that operators read.
 ///
@@ -23,18 +25,29 @@ pub struct Environment {
     pub registry: Arc<Registry>,
     /// Access to every kind of location.
     pub stores: Stores,
-    /// Access to term lists, tokenizers and the like.
+    /// Access to term lists, tokenizers and the like, to endpoints, and to kept answers.
     pub resources: Resources,
+    /// Requests of operators that a program waits for before it ends.
+    pub under_way: UnderWay,
 }
 
 impl Environment {
-    /// All operators and all locations. Must be called inside a tokio runtime, which then does the reading of resources.
+    /// All operators and all locations. Must be called inside a tokio runtime, which then does the reading of resources and carries the
+    /// requests of operators.
     pub fn standard() -> Result<Self> {
         let runtime = Handle::try_current()
             .map_err(|_| PipelineError::Engine("Environment::standard needs a tokio runtime".to_owned()))?;
         let stores = Stores::new(StoreOptions { io_runtime: Some(runtime.clone()), ..StoreOptions::default() });
-        let resources = Resources::new(Arc::new(StoredResources { stores: stores.clone(), runtime }));
-        Ok(Self { registry: Arc::new(crate::operators::registry()), stores, resources })
+        let under_way = UnderWay::default();
+        let resources = Resources::new(Arc::new(StoredResources { stores: stores.clone(), runtime: runtime.clone() }))
+            .with_records(Arc::new(StoredRecords { stores: stores.clone(), runtime: runtime.clone() }));
+        #[cfg(feature = "http")]
+        let resources = resources.with_network(Arc::new(crate::network::HttpNetwork::new(
+            runtime,
+            stores.environment().clone(),
+            under_way.clone(),
+        )));
+        Ok(Self { registry: Arc::new(crate::operators::registry()), stores, resources, under_way })
     }
 
     /// All operators, and resources on the local disk only. Needs no runtime.
@@ -44,6 +57,7 @@ impl Environment {
             registry: Arc::new(crate::operators::registry()),
             stores: Stores::new(StoreOptions::default()),
             resources: Resources::local(),
+            under_way: UnderWay::default(),
         }
     }
 

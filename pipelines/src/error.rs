@@ -145,7 +145,12 @@ impl PipelineError {
     /// Whether every split would fail alike, so that going on is pointless.
     #[must_use]
     pub(crate) fn is_fatal(&self) -> bool {
-        matches!(self, Self::Conservation(_) | Self::Dataset(DatasetError::Unbalanced { .. }))
+        matches!(
+            self,
+            Self::Conservation(_)
+                | Self::Dataset(DatasetError::Unbalanced { .. })
+                | Self::Operator { source: OperatorError::Outage { .. }, .. }
+        )
     }
 
     /// Whether the definition, not the run, is at fault: exit code 2.

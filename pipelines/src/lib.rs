@@ -14,12 +14,16 @@ mod error;
 mod expressions;
 mod hosts;
 pub mod inspect;
+#[cfg(feature = "http")]
+mod network;
 pub mod numbers;
 pub mod operators;
+mod records;
 pub mod run;
 mod schema;
 mod secrets;
 mod testing;
+mod under_way;
 
 pub use chain::{Chain, ChainRun, Ground, StepError, StepSpec};
 pub use definition::{
@@ -34,3 +38,4 @@ pub use inspect::Inspection;
 pub use schema::pipeline_schema;
 pub use secrets::without_credentials;
 pub use testing::{TestOutcome, run_tests};
+pub use under_way::UnderWay;

@@ -42,10 +42,24 @@ pub(crate) fn main(arguments: Arguments) -> ExitCode {
         }
     };
     let ended = runtime.block_on(async {
-        tokio::select! {
-            ended = dispatch(arguments.command) => ended,
-            _ = tokio::signal::ctrl_c() => Err(PipelineError::Interrupted),
+        let environment = Environment::standard()?;
+        let ended = tokio::select! {
+            ended = dispatch(arguments.command, &environment) => ended,
+            () = asked_to_stop() => Err(PipelineError::Interrupted),
+        };
+        if ended.is_err() {
+            let pending = environment.under_way.number();
+            if pending > 0 {
+                eprintln!(
+                    "waiting for {pending} answers that are under way and keeping them; Ctrl-C once more leaves them"
+                );
+            }
+            tokio::select! {
+                () = environment.under_way.stop() => {}
+                () = asked_to_stop() => {}
+            }
         }
+        ended
     });
     // Workers that are in the middle of a split are left behind: their parts are named by no record.
     runtime.shutdown_background();
@@ -58,19 +72,32 @@ pub(crate) fn main(arguments: Arguments) -> ExitCode {
     }
 }
 
-async fn dispatch(command: Command) -> Result<u8, PipelineError> {
-    let environment = Environment::standard()?;
+async fn dispatch(command: Command, environment: &Environment) -> Result<u8, PipelineError> {
     match command {
-        Command::Run(arguments) => run::run(arguments, &environment).await,
-        Command::Plan(arguments) => plan::plan(arguments, &environment).await,
-        Command::Validate(arguments) => plan::validate(arguments, &environment).await,
-        Command::Test(arguments) => test::test(arguments, &environment),
-        Command::Status(arguments) => status::status(arguments, &environment).await,
-        Command::Inspect(arguments) => inspect::inspect(arguments, &environment).await,
-        Command::Schema => schema::schema(&environment),
-        Command::Operators(arguments) => operators::operators(arguments, &environment),
-        Command::Merge(arguments) => merge::merge(arguments, &environment).await,
+        Command::Run(arguments) => run::run(arguments, environment).await,
+        Command::Plan(arguments) => plan::plan(arguments, environment).await,
+        Command::Validate(arguments) => plan::validate(arguments, environment).await,
+        Command::Test(arguments) => test::test(arguments, environment),
+        Command::Status(arguments) => status::status(arguments, environment).await,
+        Command::Inspect(arguments) => inspect::inspect(arguments, environment).await,
+        Command::Schema => schema::schema(environment),
+        Command::Operators(arguments) => operators::operators(arguments, environment),
+        Command::Merge(arguments) => merge::merge(arguments, environment).await,
     }
+}
+
+/// Ends when the user or the system asks the program to stop: Ctrl-C, or the signal that schedulers send before they kill.
+async fn asked_to_stop() {
+    #[cfg(unix)]
+    if let Ok(mut terminated) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
+        }
+        return;
+    }
+    // Where signals cannot be listened to, nothing asks.
+    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// Reads a pipeline file and applies the overrides of the command line.

@@ -41,6 +41,8 @@ pub(crate) use glob::Pattern;
 #[cfg(feature = "hf")]
 pub(crate) use list::{Entry, folder_of, is_data_file, nothing, pattern_of, select};
 pub use list::{FoundFile, ListOptions};
+#[cfg(feature = "http")]
+pub use network::retry_after;
 pub use redact::redact;
 
 use crate::location::Location;

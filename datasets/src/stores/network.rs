@@ -131,7 +131,8 @@ impl<T> Drop for AbortOnDrop<T> {
 }
 
 /// Reads a `Retry-After` header: seconds, or a date.
-pub(crate) fn retry_after(value: &str) -> Option<Duration> {
+#[must_use]
+pub fn retry_after(value: &str) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();

@@ -45,7 +45,8 @@ pub struct Mill {
 impl Mill {
     /// Binds the steps and opens the run folder.
     pub fn bind(spec: RunSpec, environment: &Environment) -> Result<Self> {
-        let chain = Chain::bind(&spec.steps, &spec.schema, &environment.registry, &environment.resources)?;
+        let resources = environment.resources.clone().for_run(&spec.folder);
+        let chain = Chain::bind(&spec.steps, &spec.schema, &environment.registry, &resources)?;
         Self::with_chain(spec, chain, environment)
     }
 

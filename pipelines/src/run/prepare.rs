@@ -8,7 +8,7 @@ use gristmill_datasets::run::{Fingerprint, RunFolder, RunPlan};
 use gristmill_datasets::{
     DatasetError, Footers, Format, ListOptions, OpenFile, PartOptions, ReadOptions, SourceFile, SourcePlan, SplitSize,
 };
-use gristmill_operators::{OperatorError, Resources};
+use gristmill_operators::{OperatorError, OperatorSpec, Resources};
 use serde_json::{Map, Value, json};
 
 use crate::chain::{Chain, StepError, StepSpec};
@@ -69,7 +69,8 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
             .await
             .map_err(|error| source_error(file, error))?,
     };
-    let bound = bind(file, &steps, &read, source.schema, environment)?;
+    let for_run = Environment { resources: environment.resources.clone().for_run(folder), ..environment.clone() };
+    let bound = bind(file, &steps, &read, source.schema, &for_run)?;
     // The chain may need fewer columns than the source has; what is not needed is not read.
     let read = ReadOptions { columns: bound.columns_read.clone(), ..read };
     let parts = part_options(file)?;
@@ -82,7 +83,7 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
     let sink = json!({"parts": parts, "columns": bound.columns_written, "rejected": pipeline.sink.common().rejected});
     let specs: Map<String, Value> = [
         ("source".to_owned(), planning_options(&read)?),
-        ("steps".to_owned(), step_values(&steps)?),
+        ("steps".to_owned(), step_values(&steps, environment)?),
         ("sink".to_owned(), sink),
     ]
     .into_iter()
@@ -458,12 +459,15 @@ fn taken_over(known: RunPlan) -> Result<SourcePlan> {
 }
 
 /// The steps for the fingerprint, with their names beside them so that differences are told by name.
-fn step_values(steps: &[StepSpec]) -> Result<Value> {
+/// The steps as far as results depend on them.
+fn step_values(steps: &[StepSpec], environment: &Environment) -> Result<Value> {
     steps
         .iter()
         .map(|step| {
-            let mut value =
-                serde_json::to_value(&step.operator).map_err(|error| PipelineError::Engine(error.to_string()))?;
+            let engine = |error: String| PipelineError::Engine(error);
+            let kind = environment.registry.kind(&step.operator.kind).map_err(|error| engine(error.to_string()))?;
+            let operator = OperatorSpec { config: kind.identity(&step.operator.config), ..step.operator.clone() };
+            let mut value = serde_json::to_value(&operator).map_err(|error| engine(error.to_string()))?;
             if let (Some(map), Some(when)) = (value.as_object_mut(), &step.when) {
                 map.insert("when".to_owned(), when.clone().into());
             }

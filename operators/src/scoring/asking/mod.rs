@@ -3,14 +3,24 @@
 //! The operators `judge` and `generate` make a [`Request`] of each row and give all requests of a batch to an [`Answerer`] at once:
 //! a model in this process, or an endpoint elsewhere. They do not know which.
 
+mod config;
+mod endpoint;
 mod local;
+mod operator;
+mod prompt;
+mod row;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
-pub use local::LocalModel;
-
+pub use self::config::EndpointConfig;
+pub(super) use self::config::{BackEnd, identity};
+pub use self::local::LocalModel;
+pub(super) use self::operator::{Asking, Columns, OnError, Row};
+pub(super) use self::prompt::Prompting;
 use crate::ResourceIdentity;
 
 /// What a language model is asked.
