@@ -158,7 +158,7 @@ fn wrong_configurations_are_named() {
     let batch = table(&[Some("a")]);
     let model = fixture("softmax.bin");
     for (config, expected) in [
-        (json!({"model": model, "label": "ed"}), "no label 'ed', did you mean 'de'?; its labels: en, de, ru, zh"),
+        (json!({"model": model, "label": "dee"}), "no label 'dee', did you mean 'de'?; its labels: en, de, ru, zh"),
         (json!({"model": model, "threshold": 0.5}), "without 'label'"),
         (json!({"model": model, "top": 0}), "0; at least 1"),
         (json!({"model": model, "column": "texts"}), "no column 'texts', did you mean 'text'?"),
