@@ -18,7 +18,7 @@ const MODELS: [&str; 7] =
     ["softmax.bin", "ova.bin", "hs.bin", "ns.bin", "quantised.ftz", "quantised-norms.ftz", "pruned.ftz"];
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/fasttext").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fasttext/testdata").join(name)
 }
 
 fn expected() -> Value {

@@ -34,7 +34,7 @@ struct Fixture {
 
 impl Fixture {
     fn read() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/deberta.safetensors");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/models/testdata/deberta.safetensors");
         let bytes = std::fs::read(path).unwrap();
         let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
         Self { bytes, metadata }
@@ -119,7 +119,9 @@ fn values(name: &str, count: usize) -> Vec<f32> {
 }
 
 fn load(folder: &Path, precision: Precision) -> Model {
-    Model::load(&folder.to_string_lossy(), &Resources::local(), LoadOptions { precision, ..LoadOptions::default() }).unwrap().0
+    Model::load(&folder.to_string_lossy(), &Resources::local(), LoadOptions { precision, ..LoadOptions::default() })
+        .unwrap()
+        .0
 }
 
 fn packed(texts: &[Vec<u32>]) -> Batch {
