@@ -19,7 +19,17 @@ const TOGETHER: usize = 32;
 ///
 /// Probabilities are those that fastText's own program prints, to the rounding of single precision: a hundred-thousandth is added to each
 /// before its logarithm is taken, so that they reach 1.00001, and those of one-vs-all and of negative sampling come from a table of 512 steps.
-#[derive(Debug)]
+///
+/// ```no_run
+/// use gristmill_operators::Resources;
+/// use gristmill_operators::fasttext::{FastText, Scratch};
+///
+/// let (model, _) = FastText::load("lid.176.ftz", &Resources::local())?;
+/// if let Some((best, _)) = model.predict("Was ist das?", 1, None, &mut Scratch::default()) {
+///     println!("{} {}", model.labels()[best[0].label], best[0].probability);
+/// }
+/// # Ok::<(), gristmill_operators::OperatorError>(())
+/// ```
 pub struct FastText {
     dictionary: Dictionary,
     input: Matrix,
@@ -197,6 +207,14 @@ impl FastText {
         };
         let predictions = best.iter().map(|&(score, label)| Prediction { label, probability: score.exp() });
         Some((predictions.collect(), own.map(f32::exp)))
+    }
+}
+
+impl std::fmt::Debug for FastText {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the bytes of the file.
+        let (width, labels) = (self.input.width, self.labels.len());
+        formatter.debug_struct("FastText").field("width", &width).field("labels", &labels).finish_non_exhaustive()
     }
 }
 

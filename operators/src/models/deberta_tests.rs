@@ -4,7 +4,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use gristmill_kernels::workers::{Serial, Threads};
 use half::bf16;
 use safetensors::tensor::TensorView;
@@ -13,7 +17,8 @@ use serde_json::{Value, json};
 
 use super::disentangled::{Distances, Shared};
 use super::{Batch, Compute, LoadOptions, Model, Precision};
-use crate::Resources;
+use crate::scoring::{ClassifyKind, EmbedKind};
+use crate::{OperatorSpec, Registry, Resources, apply, conformance};
 
 const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 
@@ -243,6 +248,36 @@ fn both_spellings_of_terms_and_the_forms_of_both_generations_are_read() {
     std::fs::write(folder.path().join("config.json"), fixture.metadata["keys-alone"].clone()).unwrap();
     let states = load(folder.path(), Precision::F32).hidden_states(ALONE, &batch).unwrap();
     assert!(difference(&states, &fixture.floats("keys-alone/hidden_states.2")) <= 1e-5);
+}
+
+#[test]
+fn a_folder_with_its_tokenizer_is_read_by_the_operators() {
+    let fixture = Fixture::read();
+    let (mut config, mut shapes) = (fixture.config("v3"), fixture.shapes("v3"));
+    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tokens/tests/testdata/small-deberta-v3.json");
+    config["vocab_size"] = json!(47);
+    shapes.insert("deberta.embeddings.word_embeddings.weight".into(), vec![47, 8]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
+    write_weights(folder.path(), shapes, Dtype::F32);
+    conformance::check(&ClassifyKind, &json!({"model": folder.path()}));
+    conformance::check(&EmbedKind, &json!({"model": folder.path(), "pooling": "mean"}));
+
+    // Where nothing is said of the context, it is what the model was trained with: a long text is read in windows.
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["the fox and the dog ".repeat(9)]));
+    let batch = RecordBatch::try_from_iter([("text", text)]).unwrap();
+    let scored = |config: Value| {
+        let spec = OperatorSpec::new("classify", config);
+        let operator = Registry::standard().bind(&spec, &batch.schema(), &Resources::local()).unwrap();
+        let scored = apply(operator.as_ref(), [batch.clone()]).unwrap().batches.remove(0);
+        let metadata = scored["classify_metadata"].as_struct();
+        ["highest_score", "lowest_score"].map(|field| metadata[field].as_primitive::<Float64Type>().value(0))
+    };
+    let [highest, lowest] = scored(json!({"model": folder.path()}));
+    assert!(highest > lowest, "{highest} {lowest}");
+    let [highest, lowest] = scored(json!({"model": folder.path(), "context_length": 512}));
+    assert_eq!(highest, lowest);
 }
 
 #[test]
