@@ -26,6 +26,10 @@ fn specs(workspace: &Workspace) -> Vec<OperatorSpec> {
         OperatorSpec::new("count_tokens", json!({"tokenizer": tokenizer})),
         OperatorSpec::new("tokenize", json!({"tokenizer": tokenizer})),
         OperatorSpec::new("classify", json!({"model": model("bert-classifier"), "context_length": 64})),
+        OperatorSpec::new(
+            "fasttext",
+            json!({"model": concat!(env!("CARGO_MANIFEST_DIR"), "/operators/src/fasttext/testdata/hs.bin"), "label": "en", "top": 2}),
+        ),
         OperatorSpec::new("embed", json!({"model": model("modernbert-classifier")})),
         OperatorSpec::new("perplexity", json!({"model": model("llama")})),
         OperatorSpec::new("next_token", json!({"model": model("llama"), "top": 2})),

@@ -1,6 +1,6 @@
 """Hidden states of documents by transformers on torch and by gristmill, one thread each, on the same core.
 
-usage: model_peer.py MODEL_SPEED MODEL_FOLDER IDS.parquet [--documents N] [--dtypes f32 bf16] [--batches N...] [--budgets N...] [--longest N] [--passes N] [--core C]
+usage: model_peer.py MODEL_SPEED MODEL_FOLDER IDS.parquet [--documents N] [--dtypes f32 bf16] [--batches N...] [--budgets N...] [--longest N] [--passes N] [--core C] [--attention sdpa|eager]
 
 MODEL_SPEED is `cargo build --release -p gristmill-operators --example model_speed`. IDS.parquet has a column input_ids, or a column text that is
 encoded with the tokenizer.json given as --tokenizer. transformers sorts the documents by length, pads each batch, and is tried with every size of batch
@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--longest", type=int, default=512)
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa", help="of transformers; some architectures have eager alone")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -71,7 +72,7 @@ def main():
     def cosine(got, expected):
         return ((got * expected).sum(1) / numpy.linalg.norm(got, axis=1) / numpy.linalg.norm(expected, axis=1)).min()
 
-    load = lambda dtype: transformers.AutoModel.from_pretrained(arguments.model, dtype=dtype, attn_implementation="sdpa").eval()
+    load = lambda dtype: transformers.AutoModel.from_pretrained(arguments.model, dtype=dtype, attn_implementation=arguments.attention).eval()
     exact = None
     for dtype in arguments.dtypes:
         model = load(torch.float32 if dtype == "f32" else torch.bfloat16)

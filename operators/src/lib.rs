@@ -21,7 +21,7 @@
 //! # Ok::<(), gristmill_operators::OperatorError>(())
 //! ```
 //!
-//! Cargo features keep the tree small: `blocklist`, `tokens`, `models` and `sample` each add their operators, `parquet` lets term
+//! Cargo features keep the tree small: `blocklist`, `fasttext`, `tokens`, `models` and `sample` each add their operators, `parquet` lets term
 //! lists be Parquet files.
 
 #[cfg(feature = "blocklist")]
@@ -30,7 +30,11 @@ mod columns;
 pub mod config;
 pub mod conformance;
 mod error;
+#[cfg(feature = "fasttext")]
+pub mod fasttext;
 mod guard;
+#[cfg(any(feature = "fasttext", feature = "models"))]
+mod loaded;
 #[cfg(feature = "models")]
 pub mod models;
 pub mod network;

@@ -30,6 +30,8 @@ impl Registry {
         let mut registry = Self::empty();
         #[cfg(feature = "blocklist")]
         registry.add(Arc::new(crate::blocklist::BlocklistKind));
+        #[cfg(feature = "fasttext")]
+        registry.add(Arc::new(crate::fasttext::FastTextKind));
         #[cfg(feature = "models")]
         {
             registry.add(Arc::new(crate::scoring::ClassifyKind));

@@ -29,12 +29,39 @@ pub(crate) struct Classifier {
     pub(crate) labels: Vec<String>,
 }
 
-/// Activations of classifiers' layers.
+/// Activations of classifiers' layers, and of the convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeadActivation {
     Tanh,
     Relu,
     Gelu,
+}
+
+impl HeadActivation {
+    /// The one that a configuration names.
+    pub(crate) fn read(config: &Config, key: &str, default: Self) -> Result<Self> {
+        Ok(match config.text(key)? {
+            None => default,
+            Some("tanh") => Self::Tanh,
+            Some("relu") => Self::Relu,
+            Some("gelu" | "gelu_python") => Self::Gelu,
+            Some(_) => return Err(config.unsupported(key, "\"gelu\", \"tanh\" or \"relu\"")),
+        })
+    }
+
+    /// Overwrites values.
+    pub(crate) fn apply(self, compute: Compute<'_>, values: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Tanh => values.iter_mut().for_each(|value| *value = value.tanh()),
+            Self::Relu => values.iter_mut().for_each(|value| *value = value.max(0.0)),
+            Self::Gelu => {
+                let x = values.to_vec();
+                let slices = glu::Forward { x: x.as_slice(), up: None, y: values };
+                Activation::GeluErf.forward(compute.workers, slices)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Head {
@@ -109,15 +136,7 @@ impl Classifier {
         if let Some((dense, activation)) = &self.dense {
             let mut inner = Vec::new();
             dense.forward(compute, &pooled, &mut inner)?;
-            match activation {
-                HeadActivation::Tanh => inner.iter_mut().for_each(|value| *value = value.tanh()),
-                HeadActivation::Relu => inner.iter_mut().for_each(|value| *value = value.max(0.0)),
-                HeadActivation::Gelu => {
-                    let x = inner.clone();
-                    let slices = glu::Forward { x: x.as_slice(), up: None, y: inner.as_mut_slice() };
-                    Activation::GeluErf.forward(compute.workers, slices)?;
-                }
-            }
+            activation.apply(compute, &mut inner)?;
             pooled = inner;
         }
         if let Some(norm) = &self.norm {

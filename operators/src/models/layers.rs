@@ -5,6 +5,7 @@ use gristmill_kernels::glu::Activation;
 use gristmill_kernels::norms;
 use gristmill_kernels::workers::Workers;
 
+use super::disentangled::Disentangled;
 use super::error::Result;
 use super::linear::Linear;
 
@@ -50,6 +51,8 @@ pub(crate) struct Attention {
     pub(crate) clip: Option<f32>,
     /// Which of the model's rotary embeddings turns queries and keys.
     pub(crate) rope: Option<usize>,
+    /// What relative positions add to scores; attention of this kind sees all of a document, whatever the mask.
+    pub(crate) relative: Option<Disentangled>,
     pub(crate) heads: Heads,
     pub(crate) mask: Mask,
 }

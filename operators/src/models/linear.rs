@@ -55,7 +55,8 @@ impl Linear {
         }
     }
 
-    fn inputs(&self) -> usize {
+    /// Columns of what it takes.
+    pub(crate) fn inputs(&self) -> usize {
         match &self.weights {
             Kept::Packed(weights) => weights.inputs(),
             Kept::FourBits(weights) => weights.inputs(),

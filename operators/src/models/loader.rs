@@ -93,6 +93,21 @@ impl<'a> Loader<'a> {
         self.fuse(name, weights, delta, [outputs, inputs], Bias::Required)
     }
 
+    /// A convolution over tokens, stored `[out, in, kernel]`, as the linear layer of `[kernel, in]` to out; never in four bits.
+    pub(crate) fn convolution(&self, name: &str, hidden: usize, kernel: usize) -> Result<Linear> {
+        let stored = self.tensor(&format!("{name}.weight"), &[hidden, hidden, kernel])?;
+        let mut weights = vec![0.0; stored.len()];
+        for (row, stored) in weights.chunks_exact_mut(kernel * hidden).zip(stored.chunks_exact(hidden * kernel)) {
+            for (input, places) in stored.chunks_exact(kernel).enumerate() {
+                for (place, &value) in places.iter().enumerate() {
+                    row[place * hidden + input] = value;
+                }
+            }
+        }
+        let bias = self.tensor(&format!("{name}.bias"), &[hidden])?;
+        Linear::new(&weights, hidden, kernel * hidden, Some(bias), self.precision)
+    }
+
     /// The head of a language model, which is never in four bits, and has what an adapter adds in its weights.
     pub(crate) fn head(&self, name: &str, hidden: usize, vocabulary: usize) -> Result<linear_ce::Head> {
         let module = self.name(name);

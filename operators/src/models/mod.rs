@@ -23,6 +23,8 @@ mod choices;
 #[cfg(test)]
 mod choices_tests;
 mod config;
+mod convolution;
+mod disentangled;
 mod error;
 mod files;
 mod four_bits;
@@ -37,6 +39,8 @@ mod sentence;
 mod transformer;
 mod weights;
 
+#[cfg(test)]
+mod deberta_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
@@ -192,6 +196,11 @@ impl Model {
     pub fn layers_memory(&self) -> usize {
         let linears = self.transformer.layers.iter().flat_map(layers::Layer::linears);
         linears.map(linear::Linear::memory).sum()
+    }
+
+    /// The most tokens of the texts that the model was trained with. Beyond it a model that has no limit may be of little use.
+    pub fn trained_positions(&self) -> Option<usize> {
+        self.transformer.embeddings.trained_positions.or(self.transformer.most_positions)
     }
 
     /// Names of the labels of a classifier.

@@ -9,8 +9,11 @@ use gristmill_kernels::rotary::{Buffers, Direction, Pairing, Rotary};
 
 use super::batch::Batch;
 use super::cache::Kept;
+use super::convolution::Convolution;
+use super::disentangled;
 use super::error::Result;
 use super::layers::{Attention, Compute, FeedForward, Layer, Norm, Order};
+use super::linear::Linear;
 use super::rope::{Angles, Rope};
 
 /// What token ids become.
@@ -25,13 +28,29 @@ pub(crate) struct Embeddings {
     pub(crate) first_position: usize,
     /// Added to every token: the type of the first segment.
     pub(crate) segment: Option<Vec<f32>>,
+    /// From the width of the tables to that of the layers.
+    pub(crate) projection: Option<Linear>,
     pub(crate) norm: Option<Norm>,
+    /// Added to what the first layer leaves.
+    pub(crate) convolution: Option<Convolution>,
+    /// The most tokens of the texts that the model was trained with, where it takes longer ones.
+    pub(crate) trained_positions: Option<usize>,
 }
 
 impl Embeddings {
     /// Of tokens alone.
     pub(crate) const fn of_tokens(name: String, tokens: Vec<f32>) -> Self {
-        Self { name, tokens, positions: None, first_position: 0, segment: None, norm: None }
+        Self {
+            name,
+            tokens,
+            positions: None,
+            first_position: 0,
+            segment: None,
+            projection: None,
+            norm: None,
+            convolution: None,
+            trained_positions: None,
+        }
     }
 }
 
@@ -60,6 +79,7 @@ struct Memory {
     gate: Vec<f32>,
     up: Vec<f32>,
     part: Vec<f32>,
+    disentangled: disentangled::Memory,
 }
 
 /// The documents that rows belong to: where each begins, and the keys and values of what they continue, with the number of the layer.
@@ -112,20 +132,26 @@ impl Transformer {
             self.ropes.iter().map(|rope| rope.angles(batch.positions(), batch.offsets())).collect();
         let mut memory = Memory::default();
         each(0, &x);
+        let convolution = self.embeddings.convolution.as_ref().filter(|_| !layers.is_empty());
+        let mut convolved = convolution.map(|layer| layer.forward(compute, batch.offsets(), &x)).transpose()?;
         for (number, layer) in layers.iter().enumerate() {
             let kept = kept.as_mut().map(|kept| (kept, number));
             self.layer(compute, layer, &angles, Rows { offsets: batch.offsets(), kept }, &mut x, &mut memory)?;
+            if let (Some(convolution), Some(convolved)) = (convolution, convolved.take()) {
+                convolution.add(compute, &convolved, &mut x)?;
+            }
             each(number + 1, &x);
         }
         Ok(x)
     }
 
     fn embed(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {
-        let (hidden, embeddings) = (self.hidden, &self.embeddings);
+        let embeddings = &self.embeddings;
+        let width = embeddings.projection.as_ref().map_or(self.hidden, Linear::inputs);
         let row = |table: &'_ [f32], row: usize| -> std::ops::Range<usize> {
-            row * hidden..((row + 1) * hidden).min(table.len())
+            row * width..((row + 1) * width).min(table.len())
         };
-        let mut x = Vec::with_capacity(batch.tokens() * hidden);
+        let mut x = Vec::with_capacity(batch.tokens() * width);
         for (&id, &position) in batch.ids().iter().zip(batch.positions()) {
             let start = x.len();
             x.extend_from_slice(&embeddings.tokens[row(&embeddings.tokens, id as usize)]);
@@ -141,10 +167,13 @@ impl Transformer {
                 x[start..].iter_mut().zip(other).for_each(|(x, other)| *x += other);
             }
         }
-        let Some(norm) = &embeddings.norm else { return Ok(x) };
-        let mut normed = Vec::new();
-        norm.forward(compute, &x, &mut normed)?;
-        Ok(normed)
+        if let Some(projection) = &embeddings.projection {
+            let mut projected = Vec::new();
+            projection.forward(compute, &x, &mut projected)?;
+            x = projected;
+        }
+        after_sum(compute, &embeddings.norm, &mut x, &mut Vec::new())?;
+        Ok(x)
     }
 
     fn layer(
@@ -219,6 +248,7 @@ fn before<'a>(compute: Compute<'_>, norm: &Option<Norm>, x: &'a [f32], normed: &
     Ok(normed)
 }
 
+/// The rows are replaced by their norm, where there is one.
 fn after_sum(compute: Compute<'_>, norm: &Option<Norm>, x: &mut Vec<f32>, normed: &mut Vec<f32>) -> Result<()> {
     if let Some(norm) = norm {
         norm.forward(compute, x, normed)?;
@@ -240,7 +270,7 @@ fn attend(
     x: &[f32],
     memory: &mut Memory,
 ) -> Result<()> {
-    let Memory { queries, keys, values, other, context, .. } = memory;
+    let Memory { queries, keys, values, other, context, disentangled, .. } = memory;
     for (linear, to) in
         [(&attention.query, &mut *queries), (&attention.key, &mut *keys), (&attention.value, &mut *values)]
     {
@@ -269,6 +299,9 @@ fn attend(
     }
     context.resize(queries.len(), 0.0);
     let Rows { offsets, kept } = rows;
+    if let Some(relative) = &attention.relative {
+        return relative.forward(compute, heads, offsets, [queries, keys, values], context, disentangled);
+    }
     let kernel = attention::Attention {
         query_heads: heads.queries,
         key_heads: heads.keys,

@@ -108,7 +108,10 @@ impl Reader {
                 return Err(invalid(kind, "context_length", allowed));
             }
             Some(length) => length,
-            None => preferred_length.filter(|&length| length > around).map_or(most, |length| length.min(most)),
+            None => {
+                let usual = preferred_length.filter(|&length| length > around).or(model.trained_positions());
+                usual.map_or(most, |length| length.min(most))
+            }
         };
         Ok(Self { kind, column: column.to_owned(), model, tokenizer, context_length, identities })
     }

@@ -6,6 +6,7 @@
 
 mod added;
 mod cache;
+mod canonical;
 mod counter;
 mod cuts;
 mod encoder;
@@ -111,7 +112,7 @@ impl Tokenizer {
         let failed = |message: String| OperatorError::Resource { location: location.to_owned(), message };
         let json = std::str::from_utf8(json).map_err(|error| failed(format!("not a tokenizer.json: {error}")))?;
         let canonical =
-            tokenizers::canonicalize_str(json).map_err(|error| failed(format!("not a tokenizer.json: {error}")))?;
+            canonical::canonical(json).map_err(|message| failed(format!("not a tokenizer.json: {message}")))?;
         let file: std::result::Result<VocabularyFile, _> = serde_json::from_str(&canonical);
         let splits_at_spaces = file.as_ref().is_ok_and(VocabularyFile::splits_at_spaces);
         let largest_id = file.as_ref().ok().and_then(VocabularyFile::largest_id);

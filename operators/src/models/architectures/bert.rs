@@ -156,6 +156,7 @@ fn build(config: &Config, loader: &Loader<'_>, prefix: &str, kin: &Kin) -> Resul
                 key_norm: None,
                 clip: None,
                 rope: None,
+                relative: None,
                 heads: Heads { queries: heads, keys: heads, width, scale: (width as f32).sqrt().recip() },
                 mask: Mask::ALL,
             },

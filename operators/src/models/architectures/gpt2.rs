@@ -47,6 +47,7 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
                 key_norm: None,
                 clip: None,
                 rope: None,
+                relative: None,
                 heads: Heads { queries: heads, keys: heads, width, scale },
                 mask: causal(None),
             },

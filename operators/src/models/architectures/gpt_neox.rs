@@ -46,6 +46,7 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
                 key_norm: None,
                 clip: None,
                 rope: Some(0),
+                relative: None,
                 heads: Heads { queries: heads, keys: heads, width, scale: (width as f32).sqrt().recip() },
                 mask: causal(None),
             },

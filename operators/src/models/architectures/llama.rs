@@ -173,6 +173,7 @@ fn build(config: &Config, loader: &Loader<'_>, kin: Kin) -> Result<Assembled> {
                 key_norm: head_norm(&attention, "k_norm", keys)?,
                 clip: kin.clip,
                 rope: Some(0),
+                relative: None,
                 heads: Heads { queries, keys, width, scale: (width as f32).sqrt().recip() },
                 mask: causal(kin.windows[number]),
             },

@@ -1,6 +1,7 @@
 //! Architectures: each reads its own configuration and names, and assembles the shared parts.
 
 mod bert;
+mod deberta;
 mod gpt2;
 mod gpt_neox;
 mod llama;
@@ -28,6 +29,7 @@ type Assemble = fn(&Config, &Loader<'_>) -> Result<Assembled>;
 /// Architectures by the configuration's `model_type`.
 const ARCHITECTURES: &[(&str, Assemble)] = &[
     ("bert", bert::assemble),
+    ("deberta-v2", deberta::assemble),
     ("distilbert", bert::assemble_distilbert),
     ("gpt2", gpt2::assemble),
     ("gpt_neox", gpt_neox::assemble),

@@ -59,6 +59,7 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
                 key_norm: None,
                 clip: None,
                 rope: Some(usize::from(local[number])),
+                relative: None,
                 heads: Heads { queries: heads, keys: heads, width, scale: (width as f32).sqrt().recip() },
                 mask: if local[number] { Mask::window(reach, reach) } else { Mask::ALL },
             },

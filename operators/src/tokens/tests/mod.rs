@@ -2,6 +2,7 @@
 
 mod operators;
 mod reference;
+mod sentencepiece;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
