@@ -71,6 +71,12 @@ impl Linear {
         }
     }
 
+    /// Its weights and its bias: all that it computes with.
+    pub(crate) fn parts(&self) -> (&PackedWeights, Option<&[f32]>) {
+        let Self { weights, bias } = self;
+        (weights, bias.as_deref())
+    }
+
     /// Overwrites y `[rows, out]`.
     pub(crate) fn forward(&self, compute: Compute<'_>, x: &[f32], y: &mut Vec<f32>) -> Result<()> {
         let rows = x.len() / self.inputs().max(1);
