@@ -7,6 +7,7 @@
 //! A device that runs out of memory gets batches of half the tokens, from then on; a single document that is too much for it is an error.
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -57,7 +58,8 @@ struct Waiting {
 struct Request {
     task: Task,
     ids: Vec<u32>,
-    answers: Arc<Answers>,
+    /// None where it was answered.
+    answers: Option<Arc<Answers>>,
     place: usize,
 }
 
@@ -109,8 +111,11 @@ impl Queue {
     pub(super) fn run(&self, task: Task, documents: &[&[u32]]) -> Result<Vec<Vec<f32>>, DeviceError> {
         let state = Answered { results: vec![None; documents.len()], left: documents.len(), error: None };
         let answers = Arc::new(Answers { state: Mutex::new(state), ready: Condvar::new() });
-        for (place, ids) in documents.iter().enumerate() {
-            self.push(Request { task, ids: ids.to_vec(), answers: Arc::clone(&answers), place });
+        let request =
+            |(place, ids): (usize, &&[u32])| Request { task, ids: ids.to_vec(), answers: Arc::clone(&answers), place };
+        let mut requests = documents.iter().enumerate().map(request).peekable();
+        while requests.peek().is_some() {
+            self.push(&mut requests);
         }
         let mut state = lock(&answers.state);
         while state.left > 0 {
@@ -122,19 +127,25 @@ impl Queue {
         }
     }
 
-    /// A document with more tokens than the queue may hold goes in alone.
-    fn push(&self, request: Request) {
+    /// As many requests as there is room for, at least one: waits until there is. They come at once, so that they can be in one batch. A document with
+    /// more tokens than the queue may hold goes in alone.
+    fn push(&self, requests: &mut Peekable<impl Iterator<Item = Request>>) {
         let mut waiting = lock(&self.shared.waiting);
-        let tokens = request.ids.len();
-        while !waiting.closed && waiting.tokens > 0 && waiting.tokens + tokens > self.shared.most_tokens {
+        let fits = |waiting: &Waiting, request: &Request| {
+            waiting.tokens == 0 || waiting.tokens + request.ids.len() <= self.shared.most_tokens
+        };
+        while !waiting.closed && requests.peek().is_some_and(|next| !fits(&waiting, next)) {
             waiting = wait(&self.shared.left, waiting);
         }
         if waiting.closed {
             // Answered by being dropped.
+            requests.for_each(drop);
             return;
         }
-        waiting.tokens += tokens;
-        waiting.requests.push_back(request);
+        while let Some(request) = requests.next_if(|next| fits(&waiting, next)) {
+            waiting.tokens += request.ids.len();
+            waiting.requests.push_back(request);
+        }
         self.shared.came.notify_one();
     }
 }
@@ -165,25 +176,24 @@ impl Drop for Closing {
 }
 
 impl Request {
-    fn answer(self, result: Result<Vec<f32>, DeviceError>) {
-        self.answers.take(self.place, result);
+    fn answer(&mut self, result: Result<Vec<f32>, DeviceError>) {
+        if let Some(answers) = self.answers.take() {
+            answers.take(self.place, result);
+        }
     }
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
         let ended = DeviceError::Failed { device: "the thread of the device".into(), message: "it has ended".into() };
-        self.answers.take(self.place, Err(ended));
+        self.answer(Err(ended));
     }
 }
 
 impl Answers {
-    /// The first answer counts.
+    /// One answer for each place.
     fn take(&self, place: usize, result: Result<Vec<f32>, DeviceError>) {
         let mut state = lock(&self.state);
-        if state.results[place].is_some() {
-            return;
-        }
         let result = result.unwrap_or_else(|error| {
             state.error.get_or_insert(error);
             Vec::new()
@@ -266,12 +276,15 @@ fn compute(
         }
         result = runner.run(task, &batch);
     }
-    match result {
-        Ok(results) => requests.into_iter().zip(results).for_each(|(request, result)| request.answer(Ok(result))),
-        Err(error) => requests.into_iter().for_each(|request| request.answer(Err(error.clone()))),
-    }
+    // There is room again before anybody is told.
     lock(&shared.waiting).tokens -= tokens;
     shared.left.notify_all();
+    match result {
+        Ok(results) => {
+            requests.into_iter().zip(results).for_each(|(mut request, result)| request.answer(Ok(result)));
+        }
+        Err(error) => requests.into_iter().for_each(|mut request| request.answer(Err(error.clone()))),
+    }
 }
 
 #[cfg(test)]
@@ -365,13 +378,15 @@ mod tests {
         std::thread::scope(|scope| {
             let first = scope.spawn(|| queue.run(Task::Losses, &[&[1]]).unwrap());
             // The thread of the device holds the first request, and these wait: all but the last, for which there is no room.
-            while lock(&queue.shared.waiting).tokens != 1 || !lock(&queue.shared.waiting).requests.is_empty() {
+            let is_taken = |waiting: &Waiting| waiting.tokens == 1 && waiting.requests.is_empty();
+            while !is_taken(&lock(&queue.shared.waiting)) {
                 std::thread::yield_now();
             }
             let others = scope.spawn(|| queue.run(Task::Losses, &slices(&texts[..6])).unwrap());
-            while lock(&queue.shared.waiting).tokens < 40 {
+            while lock(&queue.shared.waiting).requests.len() < 4 {
                 std::thread::yield_now();
             }
+            // There is room for 40 tokens.
             assert_eq!(lock(&queue.shared.waiting).tokens, 1 + 2 + 30 + 5 + 1);
             *lock(&gate.0) = true;
             gate.1.notify_all();
@@ -379,8 +394,10 @@ mod tests {
             assert_eq!(others.join().unwrap(), as_floats(&texts[..6]));
         });
         let batches = lock(&batches);
+        // The longest alone, and the others together as far as they fit, with those that came when there was room.
         assert_eq!(batches[0], (Task::Losses, vec![1]));
         assert_eq!(batches[1], (Task::Losses, vec![30]));
+        assert_eq!(batches[2], (Task::Losses, vec![1, 2, 5]));
     }
 
     #[test]
