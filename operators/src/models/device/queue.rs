@@ -111,8 +111,12 @@ impl Queue {
     pub(super) fn run(&self, task: Task, documents: &[&[u32]]) -> Result<Vec<Vec<f32>>, DeviceError> {
         let state = Answered { results: vec![None; documents.len()], left: documents.len(), error: None };
         let answers = Arc::new(Answers { state: Mutex::new(state), ready: Condvar::new() });
-        let request =
-            |(place, ids): (usize, &&[u32])| Request { task, ids: ids.to_vec(), answers: Arc::clone(&answers), place };
+        let request = |(place, ids): (usize, &&[u32])| Request {
+            task,
+            ids: ids.to_vec(),
+            answers: Some(Arc::clone(&answers)),
+            place,
+        };
         let mut requests = documents.iter().enumerate().map(request).peekable();
         while requests.peek().is_some() {
             self.push(&mut requests);
