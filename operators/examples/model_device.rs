@@ -62,7 +62,7 @@ fn open() -> Result<Device, String> {
 
 fn load(folder: &Path, half: bool) -> Model {
     let precision = if half { Precision::Bf16 } else { Precision::F32 };
-    let options = LoadOptions { precision };
+    let options = LoadOptions { precision, ..LoadOptions::default() };
     Model::load(&folder.to_string_lossy(), &Resources::local(), options).unwrap().0
 }
 

@@ -59,7 +59,9 @@ impl Head {
         expect_len("logits", logits.len(), rows * vocabulary)?;
         let x = Matrix::row_major(Values::F32(hidden), rows, width).map_err(shape)?;
         let y = MatrixMut::row_major(logits, rows, vocabulary).map_err(shape)?;
-        self.weights.matmul(x, y, &MatmulOptions { bias: self.bias(), threads, ..MatmulOptions::default() }).map_err(shape)
+        self.weights
+            .matmul(x, y, &MatmulOptions { bias: self.bias(), threads, ..MatmulOptions::default() })
+            .map_err(shape)
     }
 
     /// The weights, `[vocabulary, width]`.

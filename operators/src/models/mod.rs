@@ -192,20 +192,23 @@ impl Model {
     }
 
     /// Moves the weights to a device, which computes from then on: hidden states, pooled or not, logits of classifiers and of next
-    /// tokens, and losses. They are given back on the CPU.
+    /// tokens, and losses. They are given back on the CPU. Texts are written and choices compared on the CPU alone.
     ///
     /// All threads may ask at the same time; what they ask is sorted by length and packed to `tokens` tokens for each batch, or fewer where the device has
     /// too little memory for so many. Results do not depend on it.
     ///
     /// # Errors
-    /// Too little memory on the device, or a driver that fails. The model is then as it was.
+    /// Too little memory on the device, a driver that fails, or a model that devices do not compute: relative positions in attention (DeBERTa), weights in four
+    /// bits, adapters beside the weights. The model is then as it was.
     pub fn move_to(&mut self, device: &Device, tokens: usize) -> Result<()> {
         if self.served.is_some() {
             return Err(ModelError::NotOnDevice { what: "weights that are on another one" });
         }
         self.served = Some(Served::start(device, &self.transformer, &self.head, tokens)?);
         (self.transformer.layers, self.transformer.last_norm) = (Vec::new(), None);
-        self.transformer.embeddings = Embeddings::of_tokens(Vec::new());
+        let trained_positions = self.transformer.embeddings.trained_positions;
+        self.transformer.embeddings =
+            Embeddings { trained_positions, ..Embeddings::of_tokens(String::new(), Vec::new()) };
         self.head = match std::mem::replace(&mut self.head, Head::None) {
             Head::Classifier(classifier) => Head::Classifier(classifier.without_weights()?),
             Head::LanguageModel(_) => Head::LanguageModel(linear_ce::Head::new(

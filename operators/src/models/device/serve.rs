@@ -24,10 +24,10 @@ pub(crate) struct Served {
 impl Served {
     /// Uploads a model in the type that its weights have, and begins to take batches of so many tokens.
     pub(crate) fn start(device: &Device, transformer: &Transformer, head: &Head, tokens: usize) -> Result<Self> {
-        let precision = transformer.layers.first().map_or(Precision::F32, |layer| {
-            let (weights, _) = layer.attention.query.parts();
-            weights.precision()
-        });
+        let precision = match transformer.layers.first() {
+            Some(layer) => layer.attention.query.parts()?.0.precision(),
+            None => Precision::F32,
+        };
         let runner: Box<dyn Runner> = match precision {
             Precision::F32 => {
                 Box::new(OnDevice::<f32>::new(device.clone(), Weights::upload(device, transformer, head)?))

@@ -29,7 +29,7 @@ fn moved(mut model: Model, tokens: usize) -> Model {
 }
 
 fn load_bf16(folder: &Path) -> Model {
-    let options = LoadOptions { precision: Precision::Bf16 };
+    let options = LoadOptions { precision: Precision::Bf16, ..LoadOptions::default() };
     Model::load(&folder.to_string_lossy(), &Resources::local(), options).unwrap().0
 }
 

@@ -10,7 +10,7 @@ use gristmill_kernels::launch::Float;
 use gristmill_kernels::norms;
 use gristmill_kernels::pool::Pool;
 
-use crate::models::error::Result;
+use crate::models::error::{ModelError, Result};
 use crate::models::heads::{self, HeadActivation};
 use crate::models::layers::{self, Heads, Order};
 use crate::models::linear;
@@ -124,7 +124,20 @@ impl<T: Float> Weights<T> {
 
 impl<T: Float> Embeddings<T> {
     fn upload(device: &Device, embeddings: &transformer::Embeddings) -> Result<Self> {
-        let transformer::Embeddings { tokens, positions, first_position, segment, norm } = embeddings;
+        let transformer::Embeddings {
+            name: _,
+            tokens,
+            positions,
+            first_position,
+            segment,
+            projection,
+            norm,
+            convolution,
+            trained_positions: _,
+        } = embeddings;
+        if projection.is_some() || convolution.is_some() {
+            return Err(ModelError::NotOnDevice { what: "projections and convolutions of embeddings" });
+        }
         Ok(Self {
             tokens: device.upload(&rounded(tokens))?,
             positions: positions.as_ref().map(|table| device.upload::<T>(&rounded(table))).transpose()?,
@@ -150,7 +163,11 @@ impl<T: Float> Layer<T> {
 
 impl<T: Float> Attention<T> {
     fn upload(device: &Device, attention: &layers::Attention) -> Result<Self> {
-        let layers::Attention { query, key, value, output, query_norm, key_norm, clip, rope, heads, mask } = attention;
+        let layers::Attention { query, key, value, output, query_norm, key_norm, clip, rope, relative, heads, mask } =
+            attention;
+        if relative.is_some() {
+            return Err(ModelError::NotOnDevice { what: "relative positions in attention" });
+        }
         Ok(Self {
             query: Linear::upload(device, query)?,
             key: Linear::upload(device, key)?,
@@ -197,7 +214,7 @@ impl<T: Float> Head<T> {
                     HeadActivation::Gelu => Function::Activation(Activation::GeluErf),
                 };
                 let dense = dense.as_ref().map(|(layer, activation)| {
-                    Ok::<_, crate::models::ModelError>((Linear::upload(device, layer)?, function(activation)))
+                    Ok::<_, ModelError>((Linear::upload(device, layer)?, function(activation)))
                 });
                 Self::Classifier(Classifier {
                     pool: *pool,
@@ -212,7 +229,7 @@ impl<T: Float> Head<T> {
 
 impl<T: Float> Linear<T> {
     fn upload(device: &Device, layer: &linear::Linear) -> Result<Self> {
-        let (weights, bias) = layer.parts();
+        let (weights, bias) = layer.parts()?;
         Ok(Self {
             weights: device.upload(&matrix(weights))?,
             bias: bias.map(|bias| device.upload(bias)).transpose()?,
