@@ -184,7 +184,7 @@ impl Normed {
         let choice = (rows + width + dtype.bytes()) % 4;
         let in_place = choice == 1;
         let x = values(rows * width, 0.5, !in_place);
-        let weight = values(width, 1.0, (rows + width) % 3 > 0);
+        let weight = values(width, 1.0, !(rows + width).is_multiple_of(3));
         let bias = values(width, 0.0, kind == Some(NormKind::Layer) || rows % 2 == 1);
         let z = values(rows * width, 0.5, choice > 0);
         let norm = Norm { kind, width, epsilon: 1e-5, add: choice > 1 };
