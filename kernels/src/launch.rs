@@ -54,13 +54,18 @@ impl fmt::Display for DType {
 }
 
 /// Types that buffers can hold.
-pub trait Element: Copy + Send + Sync + 'static + sealed::Sealed {
+pub trait Element: Copy + Default + Send + Sync + 'static + sealed::Sealed {
     /// The type as a value.
     const DTYPE: DType;
 }
 
 /// Element types that kernels compute on; each kernel exists once for each.
-pub trait Float: Element {}
+pub trait Float: Element {
+    /// The nearest value, ties to even.
+    fn from_single(value: f32) -> Self;
+    /// The value.
+    fn to_single(self) -> f32;
+}
 
 mod sealed {
     pub trait Sealed {}
@@ -75,9 +80,23 @@ macro_rules! elements {
     };
 }
 elements!(f32 => F32, half::bf16 => Bf16, half::f16 => F16, u32 => U32, i32 => I32, i64 => I64, u8 => U8);
-impl Float for f32 {}
-impl Float for half::bf16 {}
-impl Float for half::f16 {}
+macro_rules! floats {
+    ($($type:ty, $from:expr, $to:expr;)*) => {
+        $(impl Float for $type {
+            fn from_single(value: f32) -> Self {
+                $from(value)
+            }
+            fn to_single(self) -> f32 {
+                $to(self)
+            }
+        })*
+    };
+}
+floats! {
+    f32, std::convert::identity, std::convert::identity;
+    half::bf16, half::bf16::from_f32, half::bf16::to_f32;
+    half::f16, half::f16::from_f32, half::f16::to_f32;
+}
 
 /// Memory that a launch reads, on the machine that will run it.
 #[derive(Debug)]

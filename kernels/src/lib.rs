@@ -1,6 +1,6 @@
 //! The computing kernels of gristmill, each with a portable twin, without Arrow or tensor types in their interfaces.
 //!
-//! [`gemm`] multiplies matrices on the processor, with weights packed once. The other families are of one shape:
+//! Families are of one shape; only [`gemm`] has more on the processor, where weights are packed once:
 //!
 //! * `cuda/<family>.cu` holds the kernels. They are compiled beforehand; the generated PTX is part of the source tree, so that
 //!   building needs no CUDA.
@@ -16,12 +16,14 @@
 //! |---|---|
 //! | [`adamw`] | AdamW on many tensors at once, with clipping by the norm of all gradients |
 //! | [`attention`] | attention of packed documents without matrices of scores, forward and backward |
+//! | [`gemm`] | linear layers |
 //! | [`glu`] | SiLU and GELU, alone or as a gate, forward and backward |
 //! | [`linear_ce`] | a language model's head with its cross-entropy, forward and backward, without the logits |
 //! | [`nf4`] | weights in four bits: quantising, the way back, and products with them |
 //! | [`norms`] | RMSNorm and LayerNorm, forward and backward |
 //! | [`outer`] | sums of outer products over ragged segments: projected gradients of each document |
 //! | [`pool`] | one row for each document, rows of length 1 |
+//! | [`residual`] | the stream that a transformer's layers read and add to: embeddings, norms, clamps |
 //! | [`rotary`] | rotary position embedding, forward and backward |
 //! | [`scan`] | many byte patterns in many documents, and in columns of strings |
 //! | [`signs`] | random signs for projection matrices, each from its place alone |
@@ -45,6 +47,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod check;
+pub mod device;
 pub mod gemm;
 #[cfg(feature = "cuda")]
 mod generated;
@@ -58,6 +61,7 @@ pub mod nf4;
 pub mod norms;
 pub mod outer;
 pub mod pool;
+pub mod residual;
 pub mod rotary;
 pub mod scan;
 pub mod signs;

@@ -117,4 +117,29 @@ macro_rules! tests {
         })*
     };
 }
-tests!(adamw, attention, glu, linear_ce, nf4, norms, outer, pool, rotary, scan, signs, softmax, topk);
+tests!(adamw, attention, gemm, glu, linear_ce, nf4, norms, outer, pool, residual, rotary, scan, signs, softmax, topk);
+
+/// Memory of a device is checked, reused, and given back.
+#[test]
+fn a_device_runs_launches_on_its_own_memory() {
+    use gristmill_kernels::device::{Device, DeviceError};
+    use gristmill_kernels::residual::clamp_launches;
+    use gristmill_kernels_shim::ShimDevice;
+
+    let device = Device::new(ShimDevice::with_memory(1000));
+    let mut x = device.upload(&[-3.0_f32, 0.5, 9.0]).unwrap();
+    device.run(&clamp_launches(1.0, x.write()).unwrap()).unwrap();
+    assert_eq!(x.download().unwrap(), [-1.0, 0.5, 1.0]);
+    assert_eq!(device.memory(), 12);
+    x.resize(2).unwrap();
+    assert_eq!((x.download().unwrap().len(), device.memory()), (2, 12));
+
+    let other = Device::new(ShimDevice::default());
+    let error = other.run(&clamp_launches(1.0, x.write()).unwrap()).unwrap_err();
+    assert_eq!(error.to_string(), "residual_clamp_f32 was to use memory that is not of CUDA on the CPU");
+    let error = device.upload(&[0_i64; 200]).unwrap_err();
+    assert_eq!(error, DeviceError::OutOfMemory { device: "CUDA on the CPU".into(), bytes: 1600 });
+    drop(x);
+    assert_eq!(device.memory(), 0);
+    assert_eq!(device.upload(&[0_i64; 100]).unwrap().len(), 100);
+}

@@ -10,8 +10,10 @@
 //! between blocks.
 #![allow(unsafe_code, reason = "calls compiled C++")]
 
+mod device;
 mod variant;
 
+pub use device::ShimDevice;
 pub use variant::{Variant, VariantError};
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

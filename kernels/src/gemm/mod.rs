@@ -1,4 +1,4 @@
-//! Products of matrices on the processor: weights that are packed once for a model's layers, and plain products as gradients
+//! Products of matrices: on the processor with weights that are packed once for a model's layers, and plain products as gradients
 //! need them.
 //!
 //! [`PackedWeights`] holds the weights of a linear layer, `[out, in]` as `nn.Linear` has them, and computes y = x·Wᵀ + b; packed from the
@@ -18,6 +18,8 @@
 //! assert_eq!(y, [17.0, 23.5]);
 //! # Ok::<(), gristmill_kernels::gemm::GemmError>(())
 //! ```
+//!
+//! On a GPU [`LinearLayer`] gives the launches of a linear layer, of f32, bf16 or f16.
 //!
 //! Weights in four bits are multiplied by the same engines: [`Nf4::matmul`](crate::nf4::Nf4::matmul).
 //!
@@ -42,7 +44,8 @@
 //!
 //! `Portable` and `Avx2` are tested and measured. `Avx512`, `Avx512Bf16` and `Amx` are tested on any machine that has them, like
 //! all others, but so far have been compiled only: none of the machines used had them. Their packing, edges and loops are
-//! tested everywhere, with micro-kernels in plain Rust that read the same memory.
+//! tested everywhere, with micro-kernels in plain Rust that read the same memory. The CUDA kernels have not run on a GPU: their sources
+//! are tested on the processor.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -50,9 +53,11 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod cases;
 mod driver;
 mod element;
 mod engine;
+mod launch;
 mod matrix;
 mod pack;
 mod portable;
@@ -63,10 +68,12 @@ mod pieces_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cases::FAMILY;
 use driver::{Job, Pieces, Right};
 pub(crate) use element::round_to_bf16;
 use element::{Bf16, Buffer, WeightElement};
 pub use engine::Engine;
+pub use launch::{Function, LinearBuffers, LinearLayer, LinearOutput, Strides, Tile};
 pub use matrix::{Layout, Matrix, MatrixMut, Values};
 use pack::{pack_right, panel_len, panels};
 pub(crate) use unpack::{Unpack, multiply_unpacked};
@@ -318,8 +325,8 @@ impl PackedWeights {
         Ok(())
     }
 
-    /// The weights of one output, which is below [`PackedWeights::outputs`], as they are after rounding.
-    pub(crate) fn output(&self, output: usize) -> impl Iterator<Item = f32> + '_ {
+    /// The weights of one output, which is below [`PackedWeights::outputs`], as they are after rounding: `in` numbers, in order.
+    pub fn output(&self, output: usize) -> impl Iterator<Item = f32> + '_ {
         let (panel, column) = (output / pack::PANEL, output % pack::PANEL);
         (0..self.inputs).map(move |input| match &self.panels {
             Panels::F32(panels) => element(panels.as_slice(), panel * panel_len::<f32>(self.inputs), column, input),

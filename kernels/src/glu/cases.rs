@@ -178,6 +178,11 @@ impl Problem for Case {
     }
 }
 
+/// The value alone.
+pub(crate) fn exact_activation(activation: Activation, x: f64) -> f64 {
+    activate(activation, x).0
+}
+
 /// Value and slope.
 fn activate(activation: Activation, x: f64) -> (f64, f64) {
     match activation {

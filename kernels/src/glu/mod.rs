@@ -18,9 +18,9 @@ mod cases;
 mod cpu;
 mod launch;
 
-pub(crate) use cases::FAMILY;
 #[cfg(test)]
 pub(crate) use cases::exact_erf;
+pub(crate) use cases::{FAMILY, exact_activation};
 
 /// What is applied to x.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! compiled with NVRTC (for development; headers are looked for in that folder and in `$CUDA_HOME/include`).
 #![allow(unsafe_code, reason = "launching a kernel is a call into code that the compiler cannot see")]
 
+mod backend;
 mod solve;
 
 use crate::generated::{self, Module};

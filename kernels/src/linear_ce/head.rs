@@ -59,8 +59,19 @@ impl Head {
         expect_len("logits", logits.len(), rows * vocabulary)?;
         let x = Matrix::row_major(Values::F32(hidden), rows, width).map_err(shape)?;
         let y = MatrixMut::row_major(logits, rows, vocabulary).map_err(shape)?;
-        let bias = (!self.bias.is_empty()).then(|| &self.bias[..vocabulary]);
-        self.weights.matmul(x, y, &MatmulOptions { bias, threads, ..MatmulOptions::default() }).map_err(shape)
+        self.weights
+            .matmul(x, y, &MatmulOptions { bias: self.bias(), threads, ..MatmulOptions::default() })
+            .map_err(shape)
+    }
+
+    /// The weights, `[vocabulary, width]`.
+    pub const fn weights(&self) -> &PackedWeights {
+        &self.weights
+    }
+
+    /// The bias, `[vocabulary]`, if there is one.
+    pub fn bias(&self) -> Option<&[f32]> {
+        (!self.bias.is_empty()).then(|| &self.bias[..self.weights.outputs()])
     }
 
     /// Whether gradients of hidden states can be computed.

@@ -1,5 +1,7 @@
 //! Texts of a batch as token ids, one behind the other without padding.
 
+use gristmill_kernels::linear_ce::IGNORED;
+
 use super::error::{ModelError, Result};
 
 /// Token ids of several documents, packed: document d has `offsets[d]..offsets[d + 1]`.
@@ -69,6 +71,25 @@ impl Batch {
     /// Each token's position in its document, `[tokens]`.
     pub(crate) fn positions(&self) -> &[i32] {
         &self.positions
+    }
+
+    /// The token that each token's row predicts, `[tokens]`: that of the next row. The last of a document predicts nothing.
+    pub(crate) fn targets(&self) -> Vec<i64> {
+        let mut targets: Vec<i64> = self.ids.iter().skip(1).map(|&id| i64::from(id)).collect();
+        targets.resize(self.tokens(), IGNORED);
+        for &end in &self.offsets[1..] {
+            if end > 0 {
+                targets[end as usize - 1] = IGNORED;
+            }
+        }
+        targets
+    }
+
+    /// Losses at the rows that predict, moved to the tokens that are predicted.
+    pub(crate) fn by_token(mut losses: Vec<f32>) -> Vec<f32> {
+        let shift = losses.len().min(1);
+        losses.rotate_right(shift);
+        losses
     }
 
     /// Whether a model with so many tokens and positions can take it.

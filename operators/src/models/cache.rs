@@ -206,6 +206,7 @@ impl Model {
         if !matches!(self.head, Head::LanguageModel(_)) {
             return Ok(None);
         }
+        self.expect_cpu("documents that go on")?;
         let mut batch = Batch::default();
         let mut lengths = Vec::with_capacity(documents.len());
         let mut caches = Vec::with_capacity(documents.len());

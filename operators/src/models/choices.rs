@@ -71,6 +71,7 @@ impl Model {
         budget: usize,
     ) -> Result<Option<Vec<Likelihood>>> {
         let Head::LanguageModel(head) = &self.head else { return Ok(None) };
+        self.expect_cpu("likelihoods of choices")?;
         let scorer = Scorer { model: self, head, compute, budget: budget.max(1) };
         let choices = choices.iter().enumerate().map(|(index, choice)| self.fit(index, *choice));
         let choices = choices.collect::<Result<Vec<_>>>()?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use gristmill_kernels::device::DeviceError;
 use gristmill_kernels::gemm::GemmError;
 use gristmill_kernels::launch::ShapeError;
 
@@ -130,6 +131,15 @@ pub enum ModelError {
     /// A text that the tokenizer cannot encode, or tokens that it cannot decode.
     #[error(transparent)]
     Text(#[from] EncodeError),
+    /// A device that has too little memory, or fails.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Something that is computed on the CPU alone.
+    #[error("{what} are not computed on a device; choose the CPU")]
+    NotOnDevice {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// Sizes of the configuration that do not belong together.
     #[error(transparent)]
     Shape(#[from] ShapeError),

@@ -1,5 +1,6 @@
 //! What stands on a stack of layers: the head of a language model, or a classifier.
 
+use gristmill_kernels::gemm::Precision;
 use gristmill_kernels::glu::{self, Activation};
 use gristmill_kernels::linear_ce;
 use gristmill_kernels::pool::Pool;
@@ -112,6 +113,12 @@ impl Head {
 }
 
 impl Classifier {
+    /// What is left of it when its weights are on a device.
+    pub(crate) fn without_weights(self) -> Result<Self> {
+        let output = Linear::new(&[], 0, 0, None, Precision::F32)?;
+        Ok(Self { dense: None, norm: None, output, ..self })
+    }
+
     /// The last layer, with an output for each label.
     pub(crate) fn output(
         config: &Config,

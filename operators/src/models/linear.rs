@@ -3,7 +3,7 @@
 use gristmill_kernels::gemm::{MatmulOptions, Matrix, MatrixMut, PackedWeights, Precision, Values};
 
 use super::adapters::LowRank;
-use super::error::Result;
+use super::error::{ModelError, Result};
 use super::four_bits::FourBits;
 use super::layers::Compute;
 
@@ -68,6 +68,16 @@ impl Linear {
         match &self.weights {
             Kept::Packed(weights) => weights.memory(),
             Kept::FourBits(weights) => weights.memory(),
+        }
+    }
+
+    /// Its weights and its bias, where these are all that it computes with: what a device can take.
+    pub(crate) fn parts(&self) -> Result<(&PackedWeights, Option<&[f32]>)> {
+        let Self { weights, bias, low_rank } = self;
+        match (weights, low_rank) {
+            (_, Some(_)) => Err(ModelError::NotOnDevice { what: "adapters that are kept beside the weights" }),
+            (Kept::FourBits(_), None) => Err(ModelError::NotOnDevice { what: "weights in four bits" }),
+            (Kept::Packed(weights), None) => Ok((weights, bias.as_deref())),
         }
     }
 

@@ -13,6 +13,9 @@
 //!
 //! A document has the same bits alone and in any batch, whatever the number of threads. Formulas follow the models' own programs in
 //! transformers, whose results in f32 agree to the rounding of f32.
+//!
+//! Computed on a device ([`Model::move_to`]), what layers compute has the type of the weights, and so have embeddings; a document has the same bits alone and in any
+//! batch there, too, and other bits than on the CPU.
 
 mod adapters;
 mod architectures;
@@ -24,6 +27,7 @@ mod choices;
 mod choices_tests;
 mod config;
 mod convolution;
+mod device;
 mod disentangled;
 mod error;
 mod files;
@@ -59,12 +63,15 @@ pub(crate) use sentence::Sentence;
 use crate::{ResourceIdentity, Resources};
 use adapters::Adapter;
 use config::Config;
+use device::{Served, Task};
 use files::ModelFiles;
+use gristmill_kernels::device::Device;
+use gristmill_kernels::gemm::{Matrix, Values};
 use gristmill_kernels::linear_ce::{self, Ids, LinearCe, Scores, Tokens};
 use gristmill_kernels::pool::Pool;
 use heads::Head;
 use loader::Loader;
-use transformer::Transformer;
+use transformer::{Embeddings, Transformer};
 use weights::Weights;
 
 /// Elements of a head that the attention kernels can take.
@@ -105,6 +112,8 @@ pub struct Model {
     problem: Option<String>,
     transformer: Transformer,
     head: Head,
+    /// Where weights are on a device: then those of `transformer` and `head` are gone.
+    served: Option<Served>,
 }
 
 impl Model {
@@ -164,7 +173,7 @@ impl Model {
             );
         }
         let problem = config.text("problem_type")?.map(str::to_owned);
-        Ok(Self { kind, problem, transformer, head })
+        Ok(Self { kind, problem, transformer, head, served: None })
     }
 
     /// The architecture, as `model_type` of the configuration names it.
@@ -179,7 +188,54 @@ impl Model {
 
     /// Number of layers.
     pub fn layers(&self) -> usize {
-        self.transformer.layers.len()
+        self.served.as_ref().map_or(self.transformer.layers.len(), Served::layers)
+    }
+
+    /// Moves the weights to a device, which computes from then on: hidden states, pooled or not, logits of classifiers and of next
+    /// tokens, and losses. They are given back on the CPU. Texts are written and choices compared on the CPU alone.
+    ///
+    /// All threads may ask at the same time; what they ask is sorted by length and packed to `tokens` tokens for each batch, or fewer where the device has
+    /// too little memory for so many. Results do not depend on it.
+    ///
+    /// # Errors
+    /// Too little memory on the device, a driver that fails, or a model that devices do not compute: relative positions in attention (DeBERTa), weights in four
+    /// bits, adapters beside the weights. The model is then as it was.
+    pub fn move_to(&mut self, device: &Device, tokens: usize) -> Result<()> {
+        if self.served.is_some() {
+            return Err(ModelError::NotOnDevice { what: "weights that are on another one" });
+        }
+        self.served = Some(Served::start(device, &self.transformer, &self.head, tokens)?);
+        (self.transformer.layers, self.transformer.last_norm) = (Vec::new(), None);
+        let trained_positions = self.transformer.embeddings.trained_positions;
+        self.transformer.embeddings =
+            Embeddings { trained_positions, ..Embeddings::of_tokens(String::new(), Vec::new()) };
+        self.head = match std::mem::replace(&mut self.head, Head::None) {
+            Head::Classifier(classifier) => Head::Classifier(classifier.without_weights()?),
+            Head::LanguageModel(_) => Head::LanguageModel(linear_ce::Head::new(
+                Matrix::row_major(Values::F32(&[]), 0, 0)?,
+                None,
+                Precision::F32,
+            )?),
+            Head::None => Head::None,
+        };
+        Ok(())
+    }
+
+    /// The kind of device that computes, where it is not the CPU.
+    pub fn device(&self) -> Option<&str> {
+        self.served.as_ref().map(Served::device)
+    }
+
+    /// Results of a device for each document, one behind the other; `None` where the CPU computes.
+    fn serve(&self, task: Task, batch: &Batch) -> Result<Option<Vec<f32>>> {
+        let Some(served) = &self.served else { return Ok(None) };
+        batch.check(self.vocabulary(), self.most_positions())?;
+        served.run(task, batch).map(Some)
+    }
+
+    /// Refuses what a device does not compute.
+    const fn expect_cpu(&self, what: &'static str) -> Result<()> {
+        if self.served.is_some() { Err(ModelError::NotOnDevice { what }) } else { Ok(()) }
     }
 
     /// Number of tokens that the model knows.
@@ -221,7 +277,28 @@ impl Model {
     /// # Errors
     /// A token id or a length that the model does not have.
     pub fn hidden_states(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {
-        self.transformer.forward(compute, batch, |_, _| {})
+        match self.serve(Task::States { layer: None }, batch)? {
+            Some(states) => Ok(states),
+            None => self.transformer.forward(compute, batch, |_, _| {}),
+        }
+    }
+
+    /// One row for each document, `[documents, hidden size]`: of the states after the last norm, or of those that a layer leaves, as
+    /// [`Model::layer_states`].
+    ///
+    /// # Errors
+    /// As of [`Model::hidden_states`].
+    pub fn pooled(&self, compute: Compute<'_>, batch: &Batch, layer: Option<usize>, pool: Pool) -> Result<Vec<f32>> {
+        if let Some(pooled) = self.serve(Task::Pooled { layer, pool }, batch)? {
+            return Ok(pooled);
+        }
+        let states = match layer {
+            None => self.hidden_states(compute, batch)?,
+            Some(layer) => self.layer_states(compute, batch, layer)?,
+        };
+        let mut pooled = vec![0.0; batch.documents() * self.hidden_size()];
+        pool.forward(compute.workers, self.hidden_size(), &states, batch.offsets(), &mut pooled)?;
+        Ok(pooled)
     }
 
     /// The same, and `each` sees the embeddings as 0 and the residual stream that each layer leaves, before the last norm.
@@ -234,6 +311,7 @@ impl Model {
         batch: &Batch,
         each: impl FnMut(usize, &[f32]),
     ) -> Result<Vec<f32>> {
+        self.expect_cpu("hidden states of all layers at once")?;
         self.transformer.forward(compute, batch, each)
     }
 
@@ -242,7 +320,10 @@ impl Model {
     /// # Errors
     /// As of [`Model::hidden_states`].
     pub fn layer_states(&self, compute: Compute<'_>, batch: &Batch, layer: usize) -> Result<Vec<f32>> {
-        self.transformer.forward_to(compute, batch, layer)
+        match self.serve(Task::States { layer: Some(layer) }, batch)? {
+            Some(states) => Ok(states),
+            None => self.transformer.forward_to(compute, batch, layer),
+        }
     }
 
     /// Logits of a classifier, `[documents, labels]`; `None` where the model is not one.
@@ -251,6 +332,9 @@ impl Model {
     /// As of [`Model::hidden_states`].
     pub fn classify(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
         let Head::Classifier(classifier) = &self.head else { return Ok(None) };
+        if let Some(logits) = self.serve(Task::Classify, batch)? {
+            return Ok(Some(logits));
+        }
         let states = self.hidden_states(compute, batch)?;
         classifier.forward(compute, self.transformer.hidden, &states, batch.offsets()).map(Some)
     }
@@ -267,6 +351,7 @@ impl Model {
     /// As of [`Model::hidden_states`].
     pub fn logits(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
         let Head::LanguageModel(head) = &self.head else { return Ok(None) };
+        self.expect_cpu("logits of all tokens")?;
         let states = self.hidden_states(compute, batch)?;
         self.logits_of(compute, head, &states).map(Some)
     }
@@ -280,6 +365,9 @@ impl Model {
         if let Some(index) = batch.offsets().windows(2).position(|document| document[0] == document[1]) {
             let allowed = "at least one token".to_owned();
             return Err(ModelError::Input { what: "number of tokens of document", index, value: 0, allowed });
+        }
+        if let Some(logits) = self.serve(Task::NextLogits, batch)? {
+            return Ok(Some(logits));
         }
         let (states, hidden) = (self.hidden_states(compute, batch)?, self.transformer.hidden);
         let mut last = vec![0.0; batch.documents() * hidden];
@@ -305,21 +393,14 @@ impl Model {
     /// As of [`Model::hidden_states`].
     pub fn token_losses(&self, compute: Compute<'_>, batch: &Batch) -> Result<Option<Vec<f32>>> {
         let Head::LanguageModel(head) = &self.head else { return Ok(None) };
-        let states = self.hidden_states(compute, batch)?;
-        // A row predicts the token of the next one; the last of a document predicts nothing.
-        let mut targets: Vec<i64> = batch.ids().iter().skip(1).map(|&id| i64::from(id)).collect();
-        targets.resize(batch.tokens(), linear_ce::IGNORED);
-        for &end in &batch.offsets()[1..] {
-            if end > 0 {
-                targets[end as usize - 1] = linear_ce::IGNORED;
-            }
+        if let Some(losses) = self.serve(Task::Losses, batch)? {
+            return Ok(Some(losses));
         }
+        let states = self.hidden_states(compute, batch)?;
+        let targets = batch.targets();
         let (mut losses, mut log_sums) = (vec![0.0; batch.tokens()], vec![0.0; batch.tokens()]);
         let tokens = Tokens { ids: Ids::I64(&targets), offsets: None };
         self.linear_ce().forward(compute.workers, &states, head, tokens, Scores::new(&mut losses, &mut log_sums))?;
-        // The loss of a token stands at the one before it.
-        let shift = losses.len().min(1);
-        losses.rotate_right(shift);
-        Ok(Some(losses))
+        Ok(Some(Batch::by_token(losses)))
     }
 }

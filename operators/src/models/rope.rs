@@ -88,6 +88,11 @@ impl Rope {
         Self { spec, frequencies, table: RwLock::default() }
     }
 
+    /// The same without the table.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.spec.clone())
+    }
+
     /// Values of a head that are turned.
     pub(crate) fn rotated(&self) -> usize {
         self.spec.rotated

@@ -73,7 +73,7 @@ pub(crate) fn load(folder: &Path, config: &str) -> Model {
 }
 
 /// Forms of the configuration that are there: of transformers 4 and 5.
-fn configs(folder: &Path) -> Vec<&'static str> {
+pub(super) fn configs(folder: &Path) -> Vec<&'static str> {
     ["config.json", "config_v5.json"].into_iter().filter(|name| folder.join(name).exists()).collect()
 }
 

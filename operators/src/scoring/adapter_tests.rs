@@ -12,6 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
+use super::device::Device;
 use super::loaded;
 use super::reader::Precision;
 use crate::conformance;
@@ -102,7 +103,7 @@ fn a_model_with_an_adapter_is_another_model() {
     let resources = Resources::local();
     let load = |adapter: Option<&Path>, precision| {
         let adapter = adapter.map(|adapter| adapter.to_string_lossy().into_owned());
-        loaded::load(&model(), adapter.as_deref(), precision, &resources).unwrap()
+        loaded::load("classify", &model(), adapter.as_deref(), precision, Device::Cpu, &resources).unwrap()
     };
     let (plain, own_files) = load(None, Precision::F32);
     let (adapted, files) = load(Some(one.path()), Precision::F32);

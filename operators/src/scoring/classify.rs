@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Windows;
+use super::device::Device;
 use super::model_operator::{Columns, model_operator};
 use super::reader::{COMPUTE, Precision, Reader, Reading, default_column};
 use crate::columns::TextColumn;
@@ -65,6 +66,9 @@ pub struct ClassifyConfig {
     /// What the model's weights are rounded to.
     #[serde(default)]
     pub precision: Precision,
+    /// Where the model computes.
+    #[serde(default)]
+    pub device: Device,
     /// Where a text cannot be scored (a score that is not a number), the verdict is true with zeros as metadata, so that a filter
     /// rather removes too much. Otherwise such a text is an error.
     #[serde(default)]
@@ -146,6 +150,7 @@ impl OperatorKind for ClassifyKind {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
+            device: config.device,
             context_length: config.context_length,
             preferred_length: None,
         };

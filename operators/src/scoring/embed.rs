@@ -19,11 +19,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Windows;
+use super::device::Device;
 use super::model_operator::{Columns, model_operator};
 use super::reader::{COMPUTE, Precision, Reader, Reading, default_column, unusable};
 use crate::columns::TextColumn;
 use crate::config::invalid;
-use crate::models::{Batch, ModelError, Sentence};
+use crate::models::{Batch, Model, ModelError, Sentence};
 use crate::operator::{Operator, OperatorKind, OperatorSpec, extend_schema};
 use crate::resources::Resources;
 use crate::{Result, config};
@@ -71,6 +72,9 @@ pub struct EmbedConfig {
     /// What the model's weights are rounded to.
     #[serde(default)]
     pub precision: Precision,
+    /// Where the model computes.
+    #[serde(default)]
+    pub device: Device,
 }
 
 /// How the states of a text's tokens become one vector.
@@ -152,6 +156,7 @@ impl OperatorKind for EmbedKind {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
+            device: config.device,
             context_length: config.context_length,
             preferred_length: sentence.longest,
         };
@@ -200,12 +205,27 @@ impl Embedder {
 
     /// The vectors of a batch's texts, or of all tokens.
     fn vectors(self, reader: &Reader, batch: &Batch) -> Result<Vec<f32>, ModelError> {
-        let width = reader.model.hidden_size();
-        let states = match self.layer {
-            None => reader.model.hidden_states(COMPUTE, batch)?,
-            Some(layers) => reader.model.layer_states(COMPUTE, batch, layers)?,
+        let (model, width) = (&reader.model, reader.model.hidden_size());
+        let mut vectors = match self.pooling {
+            Pooling::None => self.states(model, batch)?,
+            Pooling::Median => {
+                let (states, mut vectors) = (self.states(model, batch)?, vec![0.0; batch.documents() * width]);
+                for (vector, text) in vectors.chunks_exact_mut(width).zip(batch.offsets().windows(2)) {
+                    median(&states[text[0] as usize * width..text[1] as usize * width], vector);
+                }
+                vectors
+            }
+            Pooling::Mean | Pooling::MeanSqrtLen => model.pooled(COMPUTE, batch, self.layer, Pool::Mean)?,
+            Pooling::First => model.pooled(COMPUTE, batch, self.layer, Pool::First)?,
+            Pooling::Last => model.pooled(COMPUTE, batch, self.layer, Pool::Last)?,
+            Pooling::Max => model.pooled(COMPUTE, batch, self.layer, Pool::Max)?,
         };
-        let mut vectors = self.pool(width, states, batch.offsets())?;
+        if self.pooling == Pooling::MeanSqrtLen {
+            for (vector, text) in vectors.chunks_exact_mut(width).zip(batch.offsets().windows(2)) {
+                let root = ((text[1] - text[0]) as f32).sqrt();
+                vector.iter_mut().for_each(|value| *value *= root);
+            }
+        }
         if self.normalize {
             let long = std::mem::take(&mut vectors);
             vectors = vec![0.0; long.len()];
@@ -214,30 +234,11 @@ impl Embedder {
         Ok(vectors)
     }
 
-    fn pool(self, width: usize, states: Vec<f32>, offsets: &[i64]) -> Result<Vec<f32>, ModelError> {
-        let mut vectors = vec![0.0; (offsets.len() - 1) * width];
-        let pool = match self.pooling {
-            Pooling::None => return Ok(states),
-            Pooling::Mean | Pooling::MeanSqrtLen => Pool::Mean,
-            Pooling::First => Pool::First,
-            Pooling::Last => Pool::Last,
-            Pooling::Max => Pool::Max,
-            Pooling::Median => {
-                for (vector, text) in vectors.chunks_exact_mut(width).zip(offsets.windows(2)) {
-                    let states = &states[text[0] as usize * width..text[1] as usize * width];
-                    median(states, vector);
-                }
-                return Ok(vectors);
-            }
-        };
-        pool.forward(&Serial, width, &states, offsets, &mut vectors)?;
-        if self.pooling == Pooling::MeanSqrtLen {
-            for (vector, text) in vectors.chunks_exact_mut(width).zip(offsets.windows(2)) {
-                let root = ((text[1] - text[0]) as f32).sqrt();
-                vector.iter_mut().for_each(|value| *value *= root);
-            }
+    fn states(self, model: &Model, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        match self.layer {
+            None => model.hidden_states(COMPUTE, batch),
+            Some(layer) => model.layer_states(COMPUTE, batch, layer),
         }
-        Ok(vectors)
     }
 
     /// Vectors as a column of fixed-size lists.

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+use super::device::Device;
 use super::reader::{Precision, unusable};
+use crate::config::invalid;
 use crate::loaded::{FileState, Loaded, local_files};
 use crate::models::{AdapterOptions, Model};
 use crate::{ResourceIdentity, Resources, Result};
+
+/// Tokens of a batch on a device, at most, unless a single window has more.
+const DEVICE_TOKENS: usize = 16_384;
 
 /// What a loaded model is known by.
 #[derive(PartialEq, Eq, Hash)]
@@ -13,27 +18,62 @@ struct Key {
     location: String,
     adapter: Option<String>,
     precision: Precision,
+    device: Device,
     /// The state of the files of both.
     files: Vec<FileState>,
 }
 
 static LOADED: Loaded<Key, Model> = Loaded::new();
 
-/// The model at a location, with an adapter, and the identities of the files of both.
+/// The model at a location, with an adapter, and the identities of the files of both, and of the device that it computes on.
 pub(super) fn load(
+    kind: &str,
     location: &str,
     adapter: Option<&str>,
     precision: Precision,
+    device: Device,
     resources: &Resources,
 ) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
     let key = Key {
         location: location.to_owned(),
         adapter: adapter.map(str::to_owned),
         precision,
+        device,
         files: local_files(location).into_iter().chain(adapter.into_iter().flat_map(local_files)).collect(),
     };
     LOADED.get(key, || {
         let options = adapter.map(|location| AdapterOptions { location, apply: precision.apply() });
-        Model::load_adapted(location, options, resources, precision.into()).map_err(|error| unusable(location, &error))
+        let loaded = Model::load_adapted(location, options, resources, precision.into());
+        let (mut model, mut identities) = loaded.map_err(|error| unusable(location, &error))?;
+        if let Some(machine) = device.open().map_err(|message| invalid(kind, "device", message))? {
+            match model.move_to(&machine, DEVICE_TOKENS) {
+                // A GPU that cannot have the model was not asked for by name.
+                Err(_) if device == Device::Auto => {}
+                moved => moved.map_err(|error| unusable(location, &error))?,
+            }
+        }
+        if let Some(name) = model.device() {
+            identities.push(computed_on(location, name));
+        }
+        Ok((model, identities))
     })
+}
+
+/// What a run that continues must agree with: results have other bits on another kind of device. The CPU is the same everywhere.
+fn computed_on(location: &str, device: &str) -> ResourceIdentity {
+    let hash = blake3::hash(device.as_bytes()).to_hex().to_string();
+    ResourceIdentity { location: format!("device of {location}"), hash }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::computed_on;
+
+    #[test]
+    fn kinds_of_devices_have_identities_of_their_own() {
+        let [one, other] = ["H100 (9.0)", "A100 (8.0)"].map(|name| computed_on("org/model", name));
+        assert_eq!(one.location, "device of org/model");
+        assert_eq!(one.location, other.location);
+        assert_ne!(one.hash, other.hash);
+    }
 }

@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::device::Device;
 use super::model_operator::{Columns, model_operator};
 use super::reader::{COMPUTE, Precision, Reader, Reading, default_column};
 use crate::columns::TextColumn;
@@ -61,6 +62,9 @@ pub struct NextTokenConfig {
     /// What the model's weights are rounded to.
     #[serde(default)]
     pub precision: Precision,
+    /// Where the model computes.
+    #[serde(default)]
+    pub device: Device,
 }
 
 fn default_top() -> usize {
@@ -97,6 +101,7 @@ impl OperatorKind for NextTokenKind {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
+            device: config.device,
             context_length: config.context_length,
             preferred_length: None,
         };

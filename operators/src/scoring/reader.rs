@@ -7,6 +7,7 @@ use gristmill_kernels::workers::Serial;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::device::Device;
 use super::loaded;
 use crate::config::invalid;
 use crate::models::{Apply, Batch, Compute, LoadOptions, Model, ModelError};
@@ -15,6 +16,9 @@ use crate::{OperatorError, ResourceIdentity, Resources, Result, TextColumn};
 
 /// A batch has at most so many tokens, unless a single window has more. It bounds memory, and does not change results.
 const BATCH_TOKENS: usize = 2048;
+
+/// The same where a device computes: it packs what all passes give it.
+const DEVICE_BATCH_TOKENS: usize = 65_536;
 
 /// A pass computes on the thread that calls it: splits are what runs side by side.
 pub(super) const COMPUTE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
@@ -79,6 +83,7 @@ pub(super) struct Reading<'a> {
     pub(super) tokenizer: Option<&'a str>,
     pub(super) column: &'a str,
     pub(super) precision: Precision,
+    pub(super) device: Device,
     pub(super) context_length: Option<usize>,
     /// Where `context_length` is not given: what the model's own files say, if they do.
     pub(super) preferred_length: Option<usize>,
@@ -86,9 +91,17 @@ pub(super) struct Reading<'a> {
 
 impl Reader {
     pub(super) fn new(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
-        let Reading { model: location, adapter, tokenizer, column, precision, context_length, preferred_length } =
-            reading;
-        let (model, mut identities) = loaded::load(location, adapter, precision, resources)?;
+        let Reading {
+            model: location,
+            adapter,
+            tokenizer,
+            column,
+            precision,
+            device,
+            context_length,
+            preferred_length,
+        } = reading;
+        let (model, mut identities) = loaded::load(kind, location, adapter, precision, device, resources)?;
         let (tokenizer, identity) = Tokenizer::load(tokenizer.unwrap_or(location), resources)?;
         identities.push(identity);
         if tokenizer.vocab_size() > model.vocabulary() {
@@ -151,11 +164,12 @@ impl Reader {
         windows: &[Vec<u32>],
         mut each: impl FnMut(&Batch) -> Result<(), ModelError>,
     ) -> Result<()> {
+        let most = if self.model.device().is_some() { DEVICE_BATCH_TOKENS } else { BATCH_TOKENS };
         let mut rest = windows;
         while !rest.is_empty() {
             let mut batch = Batch::default();
             let mut taken = 0;
-            while taken < rest.len() && (taken == 0 || batch.tokens() + rest[taken].len() <= BATCH_TOKENS) {
+            while taken < rest.len() && (taken == 0 || batch.tokens() + rest[taken].len() <= most) {
                 batch.push(&rest[taken]);
                 taken += 1;
             }

@@ -321,7 +321,10 @@ fn a_model_is_loaded_once_and_again_when_its_files_change() {
         std::fs::copy(fixture("bert-classifier").join(name), folder.path().join(name)).unwrap();
     }
     let location = folder.path().to_string_lossy();
-    let load = || super::loaded::load(&location, None, Precision::F32, &Resources::local()).unwrap();
+    let load = || {
+        super::loaded::load("classify", &location, None, Precision::F32, super::Device::Cpu, &Resources::local())
+            .unwrap()
+    };
     let (first, identities) = load();
     let (second, same) = load();
     assert!(Arc::ptr_eq(&first, &second));

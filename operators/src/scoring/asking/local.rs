@@ -6,6 +6,7 @@ use super::{Answer, Answerer, AskError, Finish, Input, Request};
 use crate::models::chat::{ChatError, ChatTemplate};
 use crate::models::generate::{self, Completion, Generator, Limits, Overflow, Prompt, end_tokens};
 use crate::models::{Model, ModelError};
+use crate::scoring::device::Device;
 use crate::scoring::loaded;
 use crate::scoring::reader::{COMPUTE, Precision, unusable};
 use crate::tokens::Tokenizer;
@@ -43,7 +44,7 @@ impl LocalModel {
         limits: Limits,
         resources: &Resources,
     ) -> Result<Self> {
-        let (model, mut identities) = loaded::load(location, adapter, precision, resources)?;
+        let (model, mut identities) = loaded::load("model", location, adapter, precision, Device::Cpu, resources)?;
         let (tokenizer, identity) = Tokenizer::load(tokenizer.unwrap_or(location), resources)?;
         identities.push(identity);
         let failed = |error| unusable(location, &error);
