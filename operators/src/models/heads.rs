@@ -16,7 +16,7 @@ use super::transformer::Transformer;
 pub(crate) enum Head {
     None,
     LanguageModel(linear_ce::Head),
-    Classifier(Classifier),
+    Classifier(Box<Classifier>),
 }
 
 /// Pooled hidden states, perhaps a layer and a norm, then a number for each label.
@@ -57,14 +57,14 @@ impl Head {
         if config.class().is_some_and(|class| class.ends_with("ForSequenceClassification")) {
             // A language model that an adapter makes a classifier.
             loader.ignore(|name| name == weight);
-            return Ok(Self::Classifier(Classifier {
+            return Ok(Self::Classifier(Box::new(Classifier {
                 pool: Pool::Last,
                 dense: None,
                 norm: None,
                 // Like the head of a language model it stays as it is where other weights are in four bits.
                 output: Classifier::output(config, &loader.in_four_bits(false), "score", *hidden, Bias::None)?,
                 labels: config.labels()?,
-            }));
+            })));
         }
         if config.flag("tie_word_embeddings", tied)? {
             return Ok(Self::LanguageModel(loader.tied_head(name, embeddings, *hidden)?));
@@ -78,7 +78,7 @@ impl Head {
     /// The head of an encoder: a classifier if it was saved as one, else none.
     pub(crate) fn encoder(config: &Config, classifier: impl FnOnce() -> Result<Classifier>) -> Result<Self> {
         if config.class().is_some_and(|class| class.ends_with("ForSequenceClassification")) {
-            return Ok(Self::Classifier(classifier()?));
+            return Ok(Self::Classifier(Box::new(classifier()?)));
         }
         Ok(Self::None)
     }
@@ -104,29 +104,50 @@ impl Classifier {
         states: &[f32],
         offsets: &[i64],
     ) -> Result<Vec<f32>> {
-        let mut pooled = vec![0.0; (offsets.len() - 1) * hidden];
-        self.pool.forward(compute.workers, hidden, states, offsets, &mut pooled)?;
+        Ok(self.activate(compute, hidden, states, offsets)?.logits)
+    }
+
+    /// The same with all that is computed on the way.
+    pub(crate) fn activate(
+        &self,
+        compute: Compute<'_>,
+        hidden: usize,
+        states: &[f32],
+        offsets: &[i64],
+    ) -> Result<Activated> {
+        let mut activated = Activated { pooled: vec![0.0; (offsets.len() - 1) * hidden], ..Activated::default() };
+        let Activated { pooled, inner, active, normed, logits } = &mut activated;
+        self.pool.forward(compute.workers, hidden, states, offsets, pooled)?;
+        let mut read = &*pooled;
         if let Some((dense, activation)) = &self.dense {
-            let mut inner = Vec::new();
-            dense.forward(compute, &pooled, &mut inner)?;
+            dense.forward(compute, read, inner)?;
             match activation {
-                HeadActivation::Tanh => inner.iter_mut().for_each(|value| *value = value.tanh()),
-                HeadActivation::Relu => inner.iter_mut().for_each(|value| *value = value.max(0.0)),
+                HeadActivation::Tanh => active.extend(inner.iter().map(|value| value.tanh())),
+                HeadActivation::Relu => active.extend(inner.iter().map(|value| value.max(0.0))),
                 HeadActivation::Gelu => {
-                    let x = inner.clone();
-                    let slices = glu::Forward { x: x.as_slice(), up: None, y: inner.as_mut_slice() };
+                    active.resize(inner.len(), 0.0);
+                    let slices = glu::Forward { x: inner.as_slice(), up: None, y: active.as_mut_slice() };
                     Activation::GeluErf.forward(compute.workers, slices)?;
                 }
             }
-            pooled = inner;
+            read = active;
         }
         if let Some(norm) = &self.norm {
-            let mut normed = Vec::new();
-            norm.forward(compute, &pooled, &mut normed)?;
-            pooled = normed;
+            norm.forward(compute, read, normed)?;
+            read = normed;
         }
-        let mut logits = Vec::new();
-        self.output.forward(compute, &pooled, &mut logits)?;
-        Ok(logits)
+        self.output.forward(compute, read, logits)?;
+        Ok(activated)
     }
+}
+
+/// What a classifier computes, `[documents, …]`.
+#[derive(Debug, Default)]
+pub(crate) struct Activated {
+    pub(crate) pooled: Vec<f32>,
+    /// Before the activation.
+    pub(crate) inner: Vec<f32>,
+    pub(crate) active: Vec<f32>,
+    pub(crate) normed: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
 }

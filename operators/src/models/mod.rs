@@ -21,11 +21,13 @@ mod config;
 mod error;
 mod files;
 mod four_bits;
+pub mod gradients;
 mod heads;
 mod layers;
 mod linear;
 mod loader;
 mod merge;
+mod parameters;
 mod rope;
 mod sentence;
 mod transformer;
@@ -42,7 +44,10 @@ pub use error::{ModelError, Result};
 pub use gristmill_kernels::gemm::Precision;
 pub use layers::Compute;
 pub use merge::{MergeOptions, Merged, merge};
+pub use parameters::{Module, Parameter, ParameterKind};
 pub(crate) use sentence::Sentence;
+
+use std::sync::Arc;
 
 use crate::{ResourceIdentity, Resources};
 use adapters::Adapter;
@@ -68,11 +73,14 @@ pub struct LoadOptions {
     /// a decoder's classifier; the head of an encoder's classifier is quantised. A weight takes 0.516 bytes; it is
     /// unquantised to f32, or to bf16 with that precision, for each product anew.
     pub four_bits: bool,
+    /// Whether [gradients] can be computed. Weights of linear layers and of the head of a language model then take twice the memory, since
+    /// they are held in the order of backward passes, too. Not together with four bits, nor with an adapter beside the weights.
+    pub gradients: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { precision: Precision::F32, four_bits: false }
+        Self { precision: Precision::F32, four_bits: false, gradients: false }
     }
 }
 
@@ -93,6 +101,9 @@ pub struct Model {
     problem: Option<String>,
     transformer: Transformer,
     head: Head,
+    parameters: Vec<Arc<Parameter>>,
+    /// Whether it was loaded with what gradients need.
+    gradients: bool,
 }
 
 impl Model {
@@ -140,7 +151,12 @@ impl Model {
         }
         let assemble = architectures::find(config)?;
         let kind = config.model_type()?.to_owned();
-        let loader = Loader::new(weights, options.precision).with(adapter).in_four_bits(options.four_bits);
+        let beside = adapter.is_some_and(Adapter::stays_beside);
+        if options.gradients && (options.four_bits || beside) {
+            let what = if options.four_bits { "weights in four bits" } else { "an adapter beside the weights" };
+            return Err(ModelError::NotDifferentiated { what });
+        }
+        let loader = Loader::new(weights, options).with(adapter);
         let architectures::Assembled { transformer, head } = assemble(config, &loader)?;
         weights.expect_all_used(&kind)?;
         adapter.map_or(Ok(()), |adapter| adapter.expect_all_used(&kind))?;
@@ -152,7 +168,13 @@ impl Model {
             );
         }
         let problem = config.text("problem_type")?.map(str::to_owned);
-        Ok(Self { kind, problem, transformer, head })
+        let parameters = loader.parameters();
+        Ok(Self { kind, problem, transformer, head, parameters, gradients: options.gradients })
+    }
+
+    /// The tensors of the checkpoint that results depend on, each once: what has a gradient.
+    pub fn parameters(&self) -> impl ExactSizeIterator<Item = &Parameter> {
+        self.parameters.iter().map(AsRef::as_ref)
     }
 
     /// The architecture, as `model_type` of the configuration names it.
