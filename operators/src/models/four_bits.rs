@@ -81,7 +81,7 @@ impl FourBits {
     pub(crate) fn memory(&self) -> usize {
         let Tensor { nf4, codes, scales, largest, .. } = &*self.tensor;
         let whole = codes.len() + scales.len() + 4 * largest.len() + 4;
-        if nf4.rows == 0 { 0 } else { whole * self.outputs / nf4.rows }
+        (whole * self.outputs).checked_div(nf4.rows).unwrap_or(0)
     }
 
     /// The weights that codes stand for, `[out, in]`.
