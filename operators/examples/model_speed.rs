@@ -35,7 +35,7 @@ fn main() {
     };
     let apply = if four_bits { Apply::Beside } else { Apply::Merged };
     let adapter = arguments.get(3).map(|location| AdapterOptions { location, apply });
-    let options = LoadOptions { precision, four_bits };
+    let options = LoadOptions { precision, four_bits, ..LoadOptions::default() };
     let model = Model::load_adapted(&arguments[1], adapter, &Resources::local(), options).unwrap().0;
     eprintln!("{} bytes of weights of layers", model.layers_memory());
     for line in std::io::stdin().lock().lines() {

@@ -140,6 +140,48 @@ pub enum ModelError {
         /// What was asked for.
         what: &'static str,
     },
+    /// Gradients of a model that was loaded for inference alone.
+    #[error("the model was loaded without gradients; load it with LoadOptions {{ gradients: true, .. }}")]
+    WithoutGradients,
+    /// Gradients of a model in a form that has none.
+    #[error(
+        "gradients are asked for, and {what} have none; load the model with the weights as they are, or with the adapter merged into them"
+    )]
+    NotDifferentiated {
+        /// In what form the model was to be loaded.
+        what: &'static str,
+    },
+    /// A loss that a model of this kind does not have.
+    #[error("a loss of {loss} is asked for, and the model {model} has {head}")]
+    Loss {
+        /// What was asked for.
+        loss: &'static str,
+        /// The architecture.
+        model: String,
+        /// What the model computes.
+        head: &'static str,
+    },
+    /// What a loss is made from has another length than the batch asks for.
+    #[error("{what}: {found} were given, and {expected} are expected")]
+    Length {
+        /// Which list.
+        what: &'static str,
+        /// How many there must be.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A loss that is infinite or not a number: no gradient was computed.
+    #[error("the loss of document {document} of the batch is {loss}")]
+    NotFinite {
+        /// Number of the document in its batch.
+        document: usize,
+        /// Its loss.
+        loss: f64,
+    },
+    /// What a [`Tap`](super::gradients::Tap) reports.
+    #[error("a gradient could not be taken: {0}")]
+    Tap(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Sizes of the configuration that do not belong together.
     #[error(transparent)]
     Shape(#[from] ShapeError),

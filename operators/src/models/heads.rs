@@ -1,6 +1,5 @@
 //! What stands on a stack of layers: the head of a language model, or a classifier.
 
-use gristmill_kernels::gemm::Precision;
 use gristmill_kernels::glu::{self, Activation};
 use gristmill_kernels::linear_ce;
 use gristmill_kernels::pool::Pool;
@@ -17,7 +16,7 @@ use super::transformer::Transformer;
 pub(crate) enum Head {
     None,
     LanguageModel(linear_ce::Head),
-    Classifier(Classifier),
+    Classifier(Box<Classifier>),
 }
 
 /// Pooled hidden states, perhaps a layer and a norm, then a number for each label.
@@ -85,14 +84,14 @@ impl Head {
         if config.class().is_some_and(|class| class.ends_with("ForSequenceClassification")) {
             // A language model that an adapter makes a classifier.
             loader.ignore(|name| name == weight);
-            return Ok(Self::Classifier(Classifier {
+            return Ok(Self::Classifier(Box::new(Classifier {
                 pool: Pool::Last,
                 dense: None,
                 norm: None,
                 // Like the head of a language model it stays as it is where other weights are in four bits.
                 output: Classifier::output(config, &loader.in_four_bits(false), "score", *hidden, Bias::None)?,
                 labels: config.labels()?,
-            }));
+            })));
         }
         if config.flag("tie_word_embeddings", tied)? {
             return Ok(Self::LanguageModel(loader.tied_head(name, embeddings, *hidden)?));
@@ -106,7 +105,7 @@ impl Head {
     /// The head of an encoder: a classifier if it was saved as one, else none.
     pub(crate) fn encoder(config: &Config, classifier: impl FnOnce() -> Result<Classifier>) -> Result<Self> {
         if config.class().is_some_and(|class| class.ends_with("ForSequenceClassification")) {
-            return Ok(Self::Classifier(classifier()?));
+            return Ok(Self::Classifier(Box::new(classifier()?)));
         }
         Ok(Self::None)
     }
@@ -115,8 +114,7 @@ impl Head {
 impl Classifier {
     /// What is left of it when its weights are on a device.
     pub(crate) fn without_weights(self) -> Result<Self> {
-        let output = Linear::new(&[], 0, 0, None, Precision::F32)?;
-        Ok(Self { dense: None, norm: None, output, ..self })
+        Ok(Self { dense: None, norm: None, output: Linear::nothing()?, ..self })
     }
 
     /// The last layer, with an output for each label.
@@ -138,21 +136,43 @@ impl Classifier {
         states: &[f32],
         offsets: &[i64],
     ) -> Result<Vec<f32>> {
-        let mut pooled = vec![0.0; (offsets.len() - 1) * hidden];
-        self.pool.forward(compute.workers, hidden, states, offsets, &mut pooled)?;
+        Ok(self.activate(compute, hidden, states, offsets)?.logits)
+    }
+
+    /// The same with all that is computed on the way.
+    pub(crate) fn activate(
+        &self,
+        compute: Compute<'_>,
+        hidden: usize,
+        states: &[f32],
+        offsets: &[i64],
+    ) -> Result<Activated> {
+        let mut activated = Activated { pooled: vec![0.0; (offsets.len() - 1) * hidden], ..Activated::default() };
+        let Activated { pooled, inner, active, normed, logits } = &mut activated;
+        self.pool.forward(compute.workers, hidden, states, offsets, pooled)?;
+        let mut read = &*pooled;
         if let Some((dense, activation)) = &self.dense {
-            let mut inner = Vec::new();
-            dense.forward(compute, &pooled, &mut inner)?;
-            activation.apply(compute, &mut inner)?;
-            pooled = inner;
+            dense.forward(compute, read, inner)?;
+            active.clone_from(inner);
+            activation.apply(compute, active)?;
+            read = active;
         }
         if let Some(norm) = &self.norm {
-            let mut normed = Vec::new();
-            norm.forward(compute, &pooled, &mut normed)?;
-            pooled = normed;
+            norm.forward(compute, read, normed)?;
+            read = normed;
         }
-        let mut logits = Vec::new();
-        self.output.forward(compute, &pooled, &mut logits)?;
-        Ok(logits)
+        self.output.forward(compute, read, logits)?;
+        Ok(activated)
     }
+}
+
+/// What a classifier computes, `[documents, …]`.
+#[derive(Debug, Default)]
+pub(crate) struct Activated {
+    pub(crate) pooled: Vec<f32>,
+    /// Before the activation.
+    pub(crate) inner: Vec<f32>,
+    pub(crate) active: Vec<f32>,
+    pub(crate) normed: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
 }

@@ -1,6 +1,6 @@
 //! The parts that architectures are assembled from, with their weights: linear layers, norms, attention, feed-forward layers.
 
-use gristmill_kernels::attention::Mask;
+use gristmill_kernels::attention::{self, Mask};
 use gristmill_kernels::glu::Activation;
 use gristmill_kernels::norms;
 use gristmill_kernels::workers::Workers;
@@ -8,6 +8,7 @@ use gristmill_kernels::workers::Workers;
 use super::disentangled::Disentangled;
 use super::error::Result;
 use super::linear::Linear;
+use super::parameters::Values;
 
 /// Who computes.
 #[derive(Clone, Copy)]
@@ -23,8 +24,8 @@ pub struct Compute<'a> {
 #[derive(Debug)]
 pub(crate) struct Norm {
     pub(crate) norm: norms::Norm,
-    pub(crate) weight: Option<Vec<f32>>,
-    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) weight: Option<Values>,
+    pub(crate) bias: Option<Values>,
 }
 
 impl Norm {
@@ -55,6 +56,19 @@ pub(crate) struct Attention {
     pub(crate) relative: Option<Disentangled>,
     pub(crate) heads: Heads,
     pub(crate) mask: Mask,
+}
+
+impl Attention {
+    /// Whether projected queries, keys and values are changed otherwise than by turning them.
+    pub(crate) const fn changes_projections(&self) -> [bool; 3] {
+        let clips = self.clip.is_some();
+        [clips || self.query_norm.is_some(), clips || self.key_norm.is_some(), clips]
+    }
+
+    pub(crate) const fn kernel(&self) -> attention::Attention {
+        let Heads { queries, keys, width, scale } = self.heads;
+        attention::Attention { query_heads: queries, key_heads: keys, width, scale, mask: self.mask }
+    }
 }
 
 /// Numbers of heads.

@@ -1,14 +1,19 @@
 //! Reads parts of a model by the names of their tensors, with what an adapter makes of them.
 
-use gristmill_kernels::gemm::{Matrix, Precision, Values};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gristmill_kernels::gemm::{self, Matrix};
 use gristmill_kernels::linear_ce;
 use gristmill_kernels::norms::{self, NormKind};
 
+use super::LoadOptions;
 use super::adapters::{Adapter, Delta, LowRank, Place, Stored};
 use super::error::Result;
 use super::four_bits::FourBits;
 use super::layers::{Bias, Norm};
 use super::linear::Linear;
+use super::parameters::{self, Module, Parameter, ParameterKind, Registry, Values};
 use super::transformer::Embeddings;
 use super::weights::Weights;
 
@@ -18,13 +23,18 @@ pub(crate) struct Loader<'a> {
     weights: &'a Weights,
     adapter: Option<&'a Adapter>,
     prefix: String,
-    precision: Precision,
-    four_bits: bool,
+    options: LoadOptions,
+    registry: Rc<Registry>,
 }
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(weights: &'a Weights, precision: Precision) -> Self {
-        Self { weights, adapter: None, prefix: String::new(), precision, four_bits: false }
+    pub(crate) fn new(weights: &'a Weights, options: LoadOptions) -> Self {
+        Self { weights, adapter: None, prefix: String::new(), options, registry: Rc::default() }
+    }
+
+    /// The parameters that were read so far.
+    pub(crate) fn parameters(&self) -> Vec<Arc<Parameter>> {
+        self.registry.parameters()
     }
 
     /// With an adapter.
@@ -34,7 +44,7 @@ impl<'a> Loader<'a> {
 
     /// With weights of linear layers in four bits or not; heads of language models and embeddings never are.
     pub(crate) fn in_four_bits(&self, four_bits: bool) -> Self {
-        Self { four_bits, ..self.clone() }
+        Self { options: LoadOptions { four_bits, ..self.options }, ..self.clone() }
     }
 
     /// Names below another prefix.
@@ -52,17 +62,34 @@ impl<'a> Loader<'a> {
     }
 
     /// A tensor that is not the weights of a linear layer or an embedding.
-    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = self.name(name);
         self.adapter.map_or_else(|| self.weights.read(&name, shape), |own| own.tensor(self.weights, &name, shape))
     }
 
     /// An embedding, `[rows, hidden]`.
-    pub(crate) fn table(&self, name: &str, rows: usize, hidden: usize) -> Result<Vec<f32>> {
-        let Some(adapter) = self.adapter else { return self.tensor(&format!("{name}.weight"), &[rows, hidden]) };
+    pub(crate) fn table(&self, name: &str, rows: usize, hidden: usize) -> Result<Values> {
         let module = self.name(name);
-        let place = Place { module: &module, outputs: hidden, inputs: rows, stored: Stored::Inputs, embedding: true };
-        adapter.merged(self.weights, place)
+        let values = match self.adapter {
+            Some(adapter) => {
+                let (outputs, inputs) = (hidden, rows);
+                let place = Place { module: &module, outputs, inputs, stored: Stored::Inputs, embedding: true };
+                adapter.merged(self.weights, place)?
+            }
+            None => self.tensor(&format!("{name}.weight"), &[rows, hidden])?,
+        };
+        let parameter = self.parameter(&format!("{name}.weight"), &[rows, hidden], ParameterKind::Embedding);
+        Ok(Values { values, parameter })
+    }
+
+    /// Notes a tensor that results depend on.
+    fn parameter(&self, name: &str, shape: &[usize], kind: ParameterKind) -> Arc<Parameter> {
+        self.registry.add(self.name(name), shape, kind)
+    }
+
+    fn vector(&self, name: &str, elements: usize) -> Result<Values> {
+        let values = self.tensor(name, &[elements])?;
+        Ok(Values { values, parameter: self.parameter(name, &[elements], ParameterKind::Vector) })
     }
 
     /// Embeddings of tokens, without anything that is added to them.
@@ -78,7 +105,7 @@ impl<'a> Loader<'a> {
     /// A linear layer that is several of one input, by their rows.
     pub(crate) fn fused(&self, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<Fused> {
         let (weights, delta) = self.matrix(name, inputs, outputs, Stored::Outputs)?;
-        self.fuse(name, weights, delta, [outputs, inputs], bias)
+        self.fuse(name, weights, delta, [outputs, inputs], Stored::Outputs, bias)
     }
 
     /// The same of a layer that is stored with inputs as rows, as GPT-2 does.
@@ -90,7 +117,7 @@ impl<'a> Loader<'a> {
                 weights[output * inputs + input] = value;
             }
         }
-        self.fuse(name, weights, delta, [outputs, inputs], Bias::Required)
+        self.fuse(name, weights, delta, [outputs, inputs], Stored::Inputs, Bias::Required)
     }
 
     /// A convolution over tokens, stored `[out, in, kernel]`, as the linear layer of `[kernel, in]` to out; never in four bits.
@@ -104,8 +131,17 @@ impl<'a> Loader<'a> {
                 }
             }
         }
-        let bias = self.tensor(&format!("{name}.bias"), &[hidden])?;
-        Linear::new(&weights, hidden, kernel * hidden, Some(bias), self.precision)
+        let bias = self.vector(&format!("{name}.bias"), hidden)?;
+        let weight = self.parameter(&format!("{name}.weight"), &[hidden, hidden, kernel], ParameterKind::Linear);
+        let module = Module {
+            name: self.name(name),
+            weight,
+            bias: Some(bias.parameter),
+            outputs: hidden,
+            inputs: kernel * hidden,
+            transposed: false,
+        };
+        Linear::new(&weights, Some(bias.values), parameters::Place::whole(Arc::new(module)), self.options)
     }
 
     /// The head of a language model, which is never in four bits, and has what an adapter adds in its weights.
@@ -117,6 +153,7 @@ impl<'a> Loader<'a> {
             Some(adapter) => adapter.merged(self.weights, place)?,
             None => self.tensor(&format!("{name}.weight"), &[vocabulary, hidden])?,
         };
+        self.parameter(&format!("{name}.weight"), &[vocabulary, hidden], ParameterKind::Head);
         self.pack_head(&weights, hidden, vocabulary)
     }
 
@@ -129,13 +166,18 @@ impl<'a> Loader<'a> {
             }
             None => None,
         };
-        self.ignore_own(&format!("{name}.weight"));
-        self.pack_head(own.as_ref().unwrap_or(&embeddings.tokens), hidden, vocabulary)
+        let weight = format!("{name}.weight");
+        self.ignore_own(&weight);
+        if own.is_some() {
+            self.parameter(&weight, &[vocabulary, hidden], ParameterKind::Head);
+        }
+        self.pack_head(own.as_deref().unwrap_or(&embeddings.tokens), hidden, vocabulary)
     }
 
     fn pack_head(&self, weights: &[f32], hidden: usize, vocabulary: usize) -> Result<linear_ce::Head> {
-        let weights = Matrix::row_major(Values::F32(weights), vocabulary, hidden)?;
-        Ok(linear_ce::Head::new(weights, None, self.precision)?)
+        let weights = Matrix::row_major(gemm::Values::F32(weights), vocabulary, hidden)?;
+        let head = if self.options.gradients { linear_ce::Head::with_gradients } else { linear_ce::Head::new };
+        Ok(head(weights, None, self.options.precision)?)
     }
 
     /// Counts tensors as used, of which the numbers are not needed.
@@ -157,8 +199,8 @@ impl<'a> Loader<'a> {
         let at = self.at(name);
         // Files converted from TensorFlow have the older names.
         let [weight_name, bias_name] = if at.has("gamma") { ["gamma", "beta"] } else { ["weight", "bias"] };
-        let weight = Some(at.tensor(weight_name, &[width])?);
-        let bias = (bias == Bias::Required).then(|| at.tensor(bias_name, &[width])).transpose()?;
+        let weight = Some(at.vector(weight_name, width)?);
+        let bias = (bias == Bias::Required).then(|| at.vector(bias_name, width)).transpose()?;
         Ok(Norm { norm: norms::Norm { kind, width, epsilon: epsilon as f32 }, weight, bias })
     }
 
@@ -177,11 +219,18 @@ impl<'a> Loader<'a> {
         weights: Vec<f32>,
         delta: Option<Delta>,
         [outputs, inputs]: [usize; 2],
+        stored: Stored,
         bias: Bias,
     ) -> Result<Fused> {
-        let biases = (bias == Bias::Required).then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
-        let weights = if self.four_bits {
-            Source::FourBits(FourBits::new(&weights, outputs, inputs, self.precision)?)
+        let transposed = stored == Stored::Inputs;
+        let shape = if transposed { [inputs, outputs] } else { [outputs, inputs] };
+        let weight = self.parameter(&format!("{name}.weight"), &shape, ParameterKind::Linear);
+        let required = bias == Bias::Required;
+        let bias = required.then(|| self.vector(&format!("{name}.bias"), outputs)).transpose()?;
+        let (biases, bias) = bias.map(|Values { values, parameter }| (values, parameter)).unzip();
+        let module = Arc::new(Module { name: self.name(name), weight, bias, outputs, inputs, transposed });
+        let weights = if self.options.four_bits {
+            Source::FourBits(FourBits::new(&weights, outputs, inputs, self.options.precision)?)
         } else {
             Source::Plain(weights)
         };
@@ -191,7 +240,7 @@ impl<'a> Loader<'a> {
             // The lengths are those of the weights that the layer computes with.
             (Some(delta), Source::FourBits(weights)) => delta.factors(&weights.values()?)?,
         };
-        Ok(Fused { weights, biases, delta, factors, outputs, inputs, precision: self.precision })
+        Ok(Fused { weights, biases, delta, factors, module, options: self.options })
     }
 }
 
@@ -203,9 +252,8 @@ pub(crate) struct Fused {
     /// What an adapter adds, and what it then multiplies outputs with.
     delta: Option<Delta>,
     factors: Option<Vec<f32>>,
-    outputs: usize,
-    inputs: usize,
-    precision: Precision,
+    module: Arc<Module>,
+    options: LoadOptions,
 }
 
 #[derive(Debug)]
@@ -218,14 +266,15 @@ enum Source {
 impl Fused {
     /// The layer of these rows, which are within the tensor.
     pub(crate) fn rows(&self, rows: impl Iterator<Item = usize> + Clone) -> Result<Linear> {
-        let inputs = self.inputs;
+        let inputs = self.module.inputs;
+        let place = parameters::Place::of(Arc::clone(&self.module), rows.clone());
         let bias = self.biases.as_ref().map(|biases| rows.clone().map(|row| biases[row]).collect());
         let linear = match &self.weights {
-            Source::FourBits(weights) => Linear::of_four_bits(weights.of_rows(rows.clone()), bias),
+            Source::FourBits(weights) => Linear::of_four_bits(weights.of_rows(rows.clone()), bias, place),
             Source::Plain(weights) => {
                 let own: Vec<f32> =
                     rows.clone().flat_map(|row| &weights[row * inputs..(row + 1) * inputs]).copied().collect();
-                Linear::new(&own, rows.clone().count(), inputs, bias, self.precision)?
+                Linear::new(&own, bias, place, self.options)?
             }
         };
         Ok(linear.with(self.low_rank(rows)?))
@@ -233,11 +282,12 @@ impl Fused {
 
     /// The layer of all rows.
     fn whole(self) -> Result<Linear> {
-        let low_rank = self.low_rank(0..self.outputs)?;
-        let Self { weights, biases, outputs, inputs, precision, .. } = self;
+        let low_rank = self.low_rank(0..self.module.outputs)?;
+        let Self { weights, biases, module, options, .. } = self;
+        let place = parameters::Place::whole(module);
         let linear = match weights {
-            Source::FourBits(weights) => Linear::of_four_bits(weights, biases),
-            Source::Plain(weights) => Linear::new(&weights, outputs, inputs, biases, precision)?,
+            Source::FourBits(weights) => Linear::of_four_bits(weights, biases, place),
+            Source::Plain(weights) => Linear::new(&weights, biases, place, options)?,
         };
         Ok(linear.with(low_rank))
     }

@@ -33,11 +33,13 @@ mod error;
 mod files;
 mod four_bits;
 pub mod generate;
+pub mod gradients;
 mod heads;
 mod layers;
 mod linear;
 mod loader;
 mod merge;
+mod parameters;
 mod rope;
 mod sentence;
 mod transformer;
@@ -58,7 +60,10 @@ pub use error::{ModelError, Result};
 pub use gristmill_kernels::gemm::Precision;
 pub use layers::Compute;
 pub use merge::{MergeOptions, Merged, merge};
+pub use parameters::{Module, Parameter, ParameterKind};
 pub(crate) use sentence::Sentence;
+
+use std::sync::Arc;
 
 use crate::{ResourceIdentity, Resources};
 use adapters::Adapter;
@@ -87,11 +92,14 @@ pub struct LoadOptions {
     /// a decoder's classifier; the head of an encoder's classifier is quantised. A weight takes 0.516 bytes; it is
     /// unquantised to f32, or to bf16 with that precision, for each product anew.
     pub four_bits: bool,
+    /// Whether [gradients] can be computed. Weights of linear layers and of the head of a language model then take twice the memory, since
+    /// they are held in the order of backward passes, too. Not together with four bits, nor with an adapter beside the weights.
+    pub gradients: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { precision: Precision::F32, four_bits: false }
+        Self { precision: Precision::F32, four_bits: false, gradients: false }
     }
 }
 
@@ -114,6 +122,9 @@ pub struct Model {
     head: Head,
     /// Where weights are on a device: then those of `transformer` and `head` are gone.
     served: Option<Served>,
+    parameters: Vec<Arc<Parameter>>,
+    /// Whether it was loaded with what gradients need.
+    gradients: bool,
 }
 
 impl Model {
@@ -161,7 +172,12 @@ impl Model {
         }
         let assemble = architectures::find(config)?;
         let kind = config.model_type()?.to_owned();
-        let loader = Loader::new(weights, options.precision).with(adapter).in_four_bits(options.four_bits);
+        let beside = adapter.is_some_and(Adapter::stays_beside);
+        if options.gradients && (options.four_bits || beside) {
+            let what = if options.four_bits { "weights in four bits" } else { "an adapter beside the weights" };
+            return Err(ModelError::NotDifferentiated { what });
+        }
+        let loader = Loader::new(weights, options).with(adapter);
         let architectures::Assembled { transformer, head } = assemble(config, &loader)?;
         weights.expect_all_used(&kind)?;
         adapter.map_or(Ok(()), |adapter| adapter.expect_all_used(&kind))?;
@@ -172,8 +188,21 @@ impl Model {
                 config.unsupported(key, format!("heads of 1 to {WIDEST_HEAD} elements each (these have {width})"))
             );
         }
+        if options.gradients && transformer.layers.iter().any(|layer| layer.attention.relative.is_some()) {
+            return Err(ModelError::NotDifferentiated { what: "relative positions in attention" });
+        }
+        let embeddings = &transformer.embeddings;
+        if options.gradients && (embeddings.projection.is_some() || embeddings.convolution.is_some()) {
+            return Err(ModelError::NotDifferentiated { what: "projections and convolutions of embeddings" });
+        }
         let problem = config.text("problem_type")?.map(str::to_owned);
-        Ok(Self { kind, problem, transformer, head, served: None })
+        let parameters = loader.parameters();
+        Ok(Self { kind, problem, transformer, head, served: None, parameters, gradients: options.gradients })
+    }
+
+    /// The tensors of the checkpoint that results depend on, each once: what has a gradient.
+    pub fn parameters(&self) -> impl ExactSizeIterator<Item = &Parameter> {
+        self.parameters.iter().map(AsRef::as_ref)
     }
 
     /// The architecture, as `model_type` of the configuration names it.
@@ -208,9 +237,9 @@ impl Model {
         (self.transformer.layers, self.transformer.last_norm) = (Vec::new(), None);
         let trained_positions = self.transformer.embeddings.trained_positions;
         self.transformer.embeddings =
-            Embeddings { trained_positions, ..Embeddings::of_tokens(String::new(), Vec::new()) };
+            Embeddings { trained_positions, ..Embeddings::of_tokens(String::new(), parameters::Values::nothing()) };
         self.head = match std::mem::replace(&mut self.head, Head::None) {
-            Head::Classifier(classifier) => Head::Classifier(classifier.without_weights()?),
+            Head::Classifier(classifier) => Head::Classifier(Box::new(classifier.without_weights()?)),
             Head::LanguageModel(_) => Head::LanguageModel(linear_ce::Head::new(
                 Matrix::row_major(Values::F32(&[]), 0, 0)?,
                 None,

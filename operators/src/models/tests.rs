@@ -42,6 +42,10 @@ impl Expected {
         Self(std::fs::read(path).unwrap())
     }
 
+    pub(crate) fn names(&self) -> Vec<String> {
+        SafeTensors::deserialize(&self.0).unwrap().names().into_iter().map(str::to_owned).collect()
+    }
+
     pub(crate) fn floats(&self, name: &str) -> Vec<f32> {
         let tensors = SafeTensors::deserialize(&self.0).unwrap();
         let bytes = tensors.tensor(name).unwrap().data();

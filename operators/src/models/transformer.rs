@@ -1,7 +1,8 @@
 //! The stack of layers that all architectures here share: embeddings, layers, a last norm.
 //!
 //! Everything works on packed rows, one for each token, so nothing is spent on padding, and a row has the same bits whatever is beside it. A
-//! layer overwrites the residual stream in place; intermediate results are kept in one [`Memory`] for all layers.
+//! layer overwrites the residual stream in place; intermediate results are kept in one [`Memory`] for all layers. A backward pass runs
+//! the same code and reads them there.
 
 use gristmill_kernels::attention::{self, Documents};
 use gristmill_kernels::glu;
@@ -14,6 +15,7 @@ use super::disentangled;
 use super::error::Result;
 use super::layers::{Attention, Compute, FeedForward, Layer, Norm, Order};
 use super::linear::Linear;
+use super::parameters::Values;
 use super::rope::{Angles, Rope};
 
 /// What token ids become.
@@ -22,12 +24,12 @@ pub(crate) struct Embeddings {
     /// Name of the module that has those of tokens.
     pub(crate) name: String,
     /// `[vocabulary, hidden]`.
-    pub(crate) tokens: Vec<f32>,
+    pub(crate) tokens: Values,
     /// Learned positions, of which that of the first token is `first_position`.
-    pub(crate) positions: Option<Vec<f32>>,
+    pub(crate) positions: Option<Values>,
     pub(crate) first_position: usize,
-    /// Added to every token: the type of the first segment.
-    pub(crate) segment: Option<Vec<f32>>,
+    /// Added to every token: the type of the first segment, the first row of its table.
+    pub(crate) segment: Option<Values>,
     /// From the width of the tables to that of the layers.
     pub(crate) projection: Option<Linear>,
     pub(crate) norm: Option<Norm>,
@@ -39,7 +41,7 @@ pub(crate) struct Embeddings {
 
 impl Embeddings {
     /// Of tokens alone.
-    pub(crate) const fn of_tokens(name: String, tokens: Vec<f32>) -> Self {
+    pub(crate) const fn of_tokens(name: String, tokens: Values) -> Self {
         Self {
             name,
             tokens,
@@ -67,25 +69,72 @@ pub(crate) struct Transformer {
     pub(crate) last_norm: Option<Norm>,
 }
 
-/// Intermediate results of a layer.
+/// Why a layer runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// For what it leaves in the residual stream.
+    Result,
+    /// For that, and for what a backward pass reads.
+    Both,
+    /// For what a backward pass reads alone: products that only the result needs are left out, and the residual stream is then undefined.
+    Backward,
+}
+
+/// Intermediate results of a layer. What a backward pass reads is the same whether the layer runs for the first time or again.
 #[derive(Debug, Default)]
-struct Memory {
-    normed: Vec<f32>,
-    queries: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+pub(crate) struct Memory {
+    /// What attention reads, where there is a norm before it; the sum before the norm where that comes after the sum.
+    pub(crate) normed: Vec<f32>,
+    /// The residual stream between the parts, for a backward pass.
+    pub(crate) middle: Vec<f32>,
+    /// As `normed`, of the feed-forward layer.
+    pub(crate) feed_normed: Vec<f32>,
+    /// What the parts give, where a norm comes between it and the sum.
+    pub(crate) parts: [Vec<f32>; 2],
+    /// Queries, keys and values as they are projected, for a backward pass, where they are normed or clipped.
+    pub(crate) projected: [Vec<f32>; 3],
+    /// Queries, keys and values as attention reads them.
+    pub(crate) queries: Vec<f32>,
+    pub(crate) keys: Vec<f32>,
+    pub(crate) values: Vec<f32>,
+    /// Of attention, `[tokens, query heads]`, for a backward pass.
+    pub(crate) log_sums: Vec<f32>,
+    pub(crate) context: Vec<f32>,
+    /// Before the activation.
+    pub(crate) gate: Vec<f32>,
+    pub(crate) up: Vec<f32>,
+    /// What the last linear layer reads.
+    pub(crate) active: Vec<f32>,
     other: Vec<f32>,
-    context: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    part: Vec<f32>,
     disentangled: disentangled::Memory,
 }
 
+impl Memory {
+    /// How many numbers it holds at most for each token while a layer runs.
+    pub(crate) fn elements(layer: &Layer, hidden: usize) -> usize {
+        let Layer { order, attention, feed_forward, .. } = layer;
+        let (queries, keys) =
+            (attention.heads.queries * attention.heads.width, attention.heads.keys * attention.heads.width);
+        let changed = attention.changes_projections().into_iter().zip([queries, keys, keys]);
+        let projected: usize = changed.filter(|(changed, _)| *changed).map(|(_, width)| width).sum();
+        let parts = if *order == Order::AfterPart { 2 * hidden } else { 0 };
+        let wide = feed_forward.up.outputs() * if feed_forward.gate.is_some() { 3 } else { 2 };
+        // The residual stream between the parts and after two norms; queries, what heads saw, and room to turn either; and the rest once.
+        3 * hidden + parts + projected + 3 * queries + 2 * keys + attention.heads.queries + wide
+    }
+}
+
 /// The documents that rows belong to: where each begins, and the keys and values of what they continue, with the number of the layer.
-struct Rows<'a, 'k> {
+pub(crate) struct Rows<'a, 'k> {
     offsets: &'a [i64],
     kept: Option<(&'a mut Kept<'k>, usize)>,
+}
+
+impl<'a> Rows<'a, '_> {
+    /// Of documents from their first token on.
+    pub(crate) const fn whole(offsets: &'a [i64]) -> Self {
+        Self { offsets, kept: None }
+    }
 }
 
 impl Transformer {
@@ -128,15 +177,15 @@ impl Transformer {
     ) -> Result<Vec<f32>> {
         batch.check(self.vocabulary, self.most_positions)?;
         let mut x = self.embed(compute, batch)?;
-        let angles: Vec<Angles> =
-            self.ropes.iter().map(|rope| rope.angles(batch.positions(), batch.offsets())).collect();
+        let angles = self.angles(batch);
         let mut memory = Memory::default();
         each(0, &x);
         let convolution = self.embeddings.convolution.as_ref().filter(|_| !layers.is_empty());
         let mut convolved = convolution.map(|layer| layer.forward(compute, batch.offsets(), &x)).transpose()?;
         for (number, layer) in layers.iter().enumerate() {
             let kept = kept.as_mut().map(|kept| (kept, number));
-            self.layer(compute, layer, &angles, Rows { offsets: batch.offsets(), kept }, &mut x, &mut memory)?;
+            let rows = Rows { offsets: batch.offsets(), kept };
+            self.layer(compute, layer, &angles, rows, Purpose::Result, &mut x, &mut memory)?;
             if let (Some(convolution), Some(convolved)) = (convolution, convolved.take()) {
                 convolution.add(compute, &convolved, &mut x)?;
             }
@@ -145,7 +194,20 @@ impl Transformer {
         Ok(x)
     }
 
-    fn embed(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {
+    /// Angles of all rotary embeddings.
+    pub(crate) fn angles(&self, batch: &Batch) -> Vec<Angles> {
+        self.ropes.iter().map(|rope| rope.angles(batch.positions(), batch.offsets())).collect()
+    }
+
+    /// What the first layer reads, `[tokens, hidden]`.
+    pub(crate) fn embed(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {
+        let mut x = self.embed_unnormed(compute, batch)?;
+        after(compute, &self.embeddings.norm, &mut x, &mut Vec::new())?;
+        Ok(x)
+    }
+
+    /// The same before the embeddings' norm.
+    pub(crate) fn embed_unnormed(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {
         let embeddings = &self.embeddings;
         let width = embeddings.projection.as_ref().map_or(self.hidden, Linear::inputs);
         let row = |table: &'_ [f32], row: usize| -> std::ops::Range<usize> {
@@ -167,76 +229,80 @@ impl Transformer {
                 x[start..].iter_mut().zip(other).for_each(|(x, other)| *x += other);
             }
         }
-        if let Some(projection) = &embeddings.projection {
-            let mut projected = Vec::new();
-            projection.forward(compute, &x, &mut projected)?;
-            x = projected;
-        }
-        after_sum(compute, &embeddings.norm, &mut x, &mut Vec::new())?;
-        Ok(x)
+        let Some(projection) = &embeddings.projection else { return Ok(x) };
+        let mut projected = Vec::new();
+        projection.forward(compute, &x, &mut projected)?;
+        Ok(projected)
     }
 
-    fn layer(
+    /// Runs a layer.
+    #[allow(clippy::too_many_arguments, reason = "the layer, its inputs, and where its results go")]
+    pub(crate) fn layer(
         &self,
         compute: Compute<'_>,
         layer: &Layer,
         angles: &[Angles],
         rows: Rows<'_, '_>,
+        purpose: Purpose,
         x: &mut Vec<f32>,
         memory: &mut Memory,
     ) -> Result<()> {
         let Layer { order, attention_norm, attention, feed_forward_norm, feed_forward } = layer;
+        let keep = purpose != Purpose::Result;
         let mut normed = std::mem::take(&mut memory.normed);
-        let mut part = std::mem::take(&mut memory.part);
+        let mut feed_normed = std::mem::take(&mut memory.feed_normed);
+        let turn = self.angles_of(attention, angles);
         match order {
             Order::Before => {
-                attend(
-                    compute,
-                    attention,
-                    self.angles_of(attention, angles),
-                    rows,
-                    before(compute, attention_norm, x, &mut normed)?,
-                    memory,
-                )?;
+                let input = before(compute, attention_norm, x, &mut normed)?;
+                attend(compute, attention, turn, rows, input, keep, memory)?;
                 attention.output.add(compute, &memory.context, x)?;
-                feed(compute, feed_forward, before(compute, feed_forward_norm, x, &mut normed)?, memory)?;
-                feed_forward.down.add(compute, &memory.gate, x)?;
+                if keep {
+                    memory.middle.clone_from(x);
+                }
+                feed(compute, feed_forward, before(compute, feed_forward_norm, x, &mut feed_normed)?, memory)?;
+                if purpose != Purpose::Backward {
+                    feed_forward.down.add(compute, &memory.active, x)?;
+                }
             }
             Order::Parallel => {
-                attend(
-                    compute,
-                    attention,
-                    self.angles_of(attention, angles),
-                    rows,
-                    before(compute, attention_norm, x, &mut normed)?,
-                    memory,
-                )?;
-                feed(compute, feed_forward, before(compute, feed_forward_norm, x, &mut normed)?, memory)?;
-                attention.output.add(compute, &memory.context, x)?;
-                feed_forward.down.add(compute, &memory.gate, x)?;
+                let input = before(compute, attention_norm, x, &mut normed)?;
+                attend(compute, attention, turn, rows, input, keep, memory)?;
+                feed(compute, feed_forward, before(compute, feed_forward_norm, x, &mut feed_normed)?, memory)?;
+                if purpose != Purpose::Backward {
+                    attention.output.add(compute, &memory.context, x)?;
+                    feed_forward.down.add(compute, &memory.active, x)?;
+                }
             }
             Order::AfterSum => {
-                attend(compute, attention, self.angles_of(attention, angles), rows, x, memory)?;
+                attend(compute, attention, turn, rows, x, keep, memory)?;
                 attention.output.add(compute, &memory.context, x)?;
-                after_sum(compute, attention_norm, x, &mut normed)?;
+                after(compute, attention_norm, x, &mut normed)?;
+                if keep {
+                    memory.middle.clone_from(x);
+                }
                 feed(compute, feed_forward, x, memory)?;
-                feed_forward.down.add(compute, &memory.gate, x)?;
-                after_sum(compute, feed_forward_norm, x, &mut normed)?;
+                feed_forward.down.add(compute, &memory.active, x)?;
+                after(compute, feed_forward_norm, x, &mut feed_normed)?;
             }
             Order::AfterPart => {
-                attend(compute, attention, self.angles_of(attention, angles), rows, x, memory)?;
-                attention.output.forward(compute, &memory.context, &mut part)?;
-                add(x, before(compute, attention_norm, &part, &mut normed)?);
+                attend(compute, attention, turn, rows, x, keep, memory)?;
+                attention.output.forward(compute, &memory.context, &mut memory.parts[0])?;
+                add(x, before(compute, attention_norm, &memory.parts[0], &mut normed)?);
+                if keep {
+                    memory.middle.clone_from(x);
+                }
                 feed(compute, feed_forward, x, memory)?;
-                feed_forward.down.forward(compute, &memory.gate, &mut part)?;
-                add(x, before(compute, feed_forward_norm, &part, &mut normed)?);
+                feed_forward.down.forward(compute, &memory.active, &mut memory.parts[1])?;
+                add(x, before(compute, feed_forward_norm, &memory.parts[1], &mut feed_normed)?);
             }
         }
-        (memory.normed, memory.part) = (normed, part);
+        (memory.normed, memory.feed_normed) = (normed, feed_normed);
         Ok(())
     }
 
-    fn angles_of<'a>(&self, attention: &Attention, angles: &'a [Angles]) -> Option<(&'a Angles, usize)> {
+    /// The angles of a layer's rotary embedding, and how many values of a head it turns.
+    pub(crate) fn angles_of<'a>(&self, attention: &Attention, angles: &'a [Angles]) -> Option<(&'a Angles, usize)> {
         attention.rope.map(|rope| (&angles[rope], self.ropes[rope].rotated()))
     }
 }
@@ -248,16 +314,16 @@ fn before<'a>(compute: Compute<'_>, norm: &Option<Norm>, x: &'a [f32], normed: &
     Ok(normed)
 }
 
-/// The rows are replaced by their norm, where there is one.
-fn after_sum(compute: Compute<'_>, norm: &Option<Norm>, x: &mut Vec<f32>, normed: &mut Vec<f32>) -> Result<()> {
+/// Norms rows, and leaves what they were.
+fn after(compute: Compute<'_>, norm: &Option<Norm>, x: &mut Vec<f32>, unnormed: &mut Vec<f32>) -> Result<()> {
     if let Some(norm) = norm {
-        norm.forward(compute, x, normed)?;
-        std::mem::swap(x, normed);
+        norm.forward(compute, x, unnormed)?;
+        std::mem::swap(x, unnormed);
     }
     Ok(())
 }
 
-fn add(x: &mut [f32], part: &[f32]) {
+pub(crate) fn add(x: &mut [f32], part: &[f32]) {
     x.iter_mut().zip(part).for_each(|(x, part)| *x += part);
 }
 
@@ -268,17 +334,26 @@ fn attend(
     angles: Option<(&Angles, usize)>,
     rows: Rows<'_, '_>,
     x: &[f32],
+    keep: bool,
     memory: &mut Memory,
 ) -> Result<()> {
-    let Memory { queries, keys, values, other, context, disentangled, .. } = memory;
+    let Memory { projected, queries, keys, values, other, log_sums, context, disentangled, .. } = memory;
     for (linear, to) in
         [(&attention.query, &mut *queries), (&attention.key, &mut *keys), (&attention.value, &mut *values)]
     {
         linear.forward(compute, x, to)?;
     }
+    if keep {
+        let changed = attention.changes_projections();
+        for ((values, to), changed) in [&*queries, &*keys, &*values].into_iter().zip(projected).zip(changed) {
+            if changed {
+                to.clone_from(values);
+            }
+        }
+    }
     // Norms come before clipping in the models that have either.
     for (norm, values) in [(&attention.query_norm, &mut *queries), (&attention.key_norm, &mut *keys)] {
-        after_sum(compute, norm, values, other)?;
+        after(compute, norm, values, other)?;
     }
     if let Some(most) = attention.clip {
         for values in [&mut *queries, &mut *keys, &mut *values] {
@@ -286,62 +361,65 @@ fn attend(
         }
     }
     let heads = attention.heads;
-    if let Some((angles, rotated)) = angles {
-        for (values, heads_of) in [(&mut *queries, heads.queries), (&mut *keys, heads.keys)] {
-            let rotary = Rotary { heads: heads_of, head_width: heads.width, rotated, pairing: Pairing::Halves };
-            other.resize(values.len(), 0.0);
-            let (cosines, sines) = (angles.table.cosines.as_slice(), angles.table.sines.as_slice());
-            let buffers =
-                Buffers { x: values.as_slice(), cosines, sines, positions: &angles.rows[..], y: other.as_mut_slice() };
-            rotary.apply(compute.workers, Direction::Forward, buffers)?;
-            std::mem::swap(values, other);
-        }
-    }
+    turn(compute, attention, angles, Direction::Forward, [queries, keys], other)?;
     context.resize(queries.len(), 0.0);
     let Rows { offsets, kept } = rows;
     if let Some(relative) = &attention.relative {
         return relative.forward(compute, heads, offsets, [queries, keys, values], context, disentangled);
     }
-    let kernel = attention::Attention {
-        query_heads: heads.queries,
-        key_heads: heads.keys,
-        width: heads.width,
-        scale: heads.scale,
-        mask: attention.mask,
-    };
     if let Some((kept, layer)) = kept {
-        return kept.attend(compute, layer, kernel, offsets, [queries, keys, values], context);
+        return kept.attend(compute, layer, attention.kernel(), offsets, [queries, keys, values], context);
     }
+    log_sums.resize(if keep { queries.len() / heads.width } else { 0 }, 0.0);
     let slices = attention::Forward {
         q: attention::Heads::dense(queries.as_slice(), heads.queries, heads.width),
         k: attention::Heads::dense(keys.as_slice(), heads.keys, heads.width),
         v: attention::Heads::dense(values.as_slice(), heads.keys, heads.width),
         o: attention::Heads::dense(context.as_mut_slice(), heads.queries, heads.width),
-        log_sums: None,
+        log_sums: keep.then_some(log_sums.as_mut_slice()),
     };
-    Ok(kernel.forward(compute.workers, Documents::same(rows_of(offsets), offsets), slices)?)
+    Ok(attention.kernel().forward(compute.workers, Documents::same(rows_of(offsets), offsets), slices)?)
+}
+
+/// Turns queries and keys by their positions, or their gradients back.
+pub(crate) fn turn(
+    compute: Compute<'_>,
+    attention: &Attention,
+    angles: Option<(&Angles, usize)>,
+    direction: Direction,
+    [queries, keys]: [&mut Vec<f32>; 2],
+    other: &mut Vec<f32>,
+) -> Result<()> {
+    let Some((angles, rotated)) = angles else { return Ok(()) };
+    let heads = attention.heads;
+    for (values, heads_of) in [(queries, heads.queries), (keys, heads.keys)] {
+        let rotary = Rotary { heads: heads_of, head_width: heads.width, rotated, pairing: Pairing::Halves };
+        other.resize(values.len(), 0.0);
+        let (cosines, sines) = (angles.table.cosines.as_slice(), angles.table.sines.as_slice());
+        let buffers =
+            Buffers { x: values.as_slice(), cosines, sines, positions: &angles.rows[..], y: other.as_mut_slice() };
+        rotary.apply(compute.workers, direction, buffers)?;
+        std::mem::swap(values, other);
+    }
+    Ok(())
 }
 
 /// Tokens of all documents.
-fn rows_of(offsets: &[i64]) -> usize {
+pub(crate) fn rows_of(offsets: &[i64]) -> usize {
     offsets.last().map_or(0, |&rows| rows as usize)
 }
 
-/// Leaves what comes before the last linear layer in `memory.gate`.
+/// Leaves what comes before the last linear layer in `memory.active`.
 fn feed(compute: Compute<'_>, feed_forward: &FeedForward, x: &[f32], memory: &mut Memory) -> Result<()> {
-    let Memory { gate, up, other, .. } = memory;
-    let activation = feed_forward.activation;
+    let Memory { gate, up, active, .. } = memory;
     feed_forward.up.forward(compute, x, up)?;
-    let forward = match &feed_forward.gate {
+    active.resize(up.len(), 0.0);
+    let slices = match &feed_forward.gate {
         Some(layer) => {
-            layer.forward(compute, x, other)?;
-            gate.resize(up.len(), 0.0);
-            glu::Forward { x: other.as_slice(), up: Some(up.as_slice()), y: gate.as_mut_slice() }
+            layer.forward(compute, x, gate)?;
+            glu::Forward { x: gate.as_slice(), up: Some(up.as_slice()), y: active.as_mut_slice() }
         }
-        None => {
-            gate.resize(up.len(), 0.0);
-            glu::Forward { x: up.as_slice(), up: None, y: gate.as_mut_slice() }
-        }
+        None => glu::Forward { x: up.as_slice(), up: None, y: active.as_mut_slice() },
     };
-    Ok(activation.forward(compute.workers, forward)?)
+    Ok(feed_forward.activation.forward(compute.workers, slices)?)
 }

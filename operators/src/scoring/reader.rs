@@ -56,7 +56,7 @@ impl From<Precision> for LoadOptions {
             Precision::F32 | Precision::Nf4 => crate::models::Precision::F32,
             Precision::Bf16 | Precision::Nf4Bf16 => crate::models::Precision::Bf16,
         };
-        Self { precision, four_bits }
+        Self { precision, four_bits, ..Self::default() }
     }
 }
 

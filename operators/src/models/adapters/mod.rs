@@ -186,6 +186,11 @@ impl Adapter {
         self.weights.read(&whole.name, shape)
     }
 
+    /// Whether what it adds to linear layers is kept beside their weights.
+    pub(crate) fn stays_beside(&self) -> bool {
+        self.apply == Apply::Beside
+    }
+
     /// The weights of a place in the order of memory, and what is to be kept beside them.
     pub(crate) fn weights(&self, base: &Weights, place: Place<'_>) -> Result<(Vec<f32>, Option<Delta>)> {
         let Place { module, outputs, inputs, stored, embedding } = place;

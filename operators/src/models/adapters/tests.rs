@@ -268,7 +268,7 @@ fn files_without_a_prefix_take_the_same_adapter() {
 fn adapters_work_with_rounded_weights() {
     let (folder, base) = adapter("neox-dora", &[]);
     let (batch, expected) = expected("neox-dora");
-    let options = |precision, four_bits| LoadOptions { precision, four_bits };
+    let options = |precision, four_bits| LoadOptions { precision, four_bits, ..LoadOptions::default() };
     for (options, tolerance) in [
         (options(Precision::Bf16, false), 0.08),
         (options(Precision::F32, true), 0.8),

@@ -175,7 +175,7 @@ fn build(config: &Config, loader: &Loader<'_>, prefix: &str, kin: &Kin) -> Resul
         0 => None,
         segments => {
             let mut table = at.table("token_type_embeddings", segments, hidden)?;
-            table.truncate(hidden);
+            table.values.truncate(hidden);
             Some(table)
         }
     };

@@ -145,7 +145,7 @@ fn embeddings(config: &Config, at: &Loader<'_>, hidden: usize, positions: Option
         0 => None,
         segments => {
             let mut table = at.table("token_type_embeddings", segments, width)?;
-            table.truncate(width);
+            table.values.truncate(width);
             Some(table)
         }
     };
@@ -212,7 +212,7 @@ fn relative(
         norm.forward(ALONE, &rows, &mut table)?;
         table
     } else {
-        rows
+        rows.values
     };
     Ok(Some(Relative { distances, table, terms, shared_projections: config.flag("share_att_key", false)? }))
 }

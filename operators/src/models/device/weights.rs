@@ -14,6 +14,7 @@ use crate::models::error::{ModelError, Result};
 use crate::models::heads::{self, HeadActivation};
 use crate::models::layers::{self, Heads, Order};
 use crate::models::linear;
+use crate::models::parameters::Values;
 use crate::models::rope::Rope;
 use crate::models::transformer::{self, Transformer};
 
@@ -207,7 +208,8 @@ impl<T: Float> Head<T> {
                     });
                 Self::LanguageModel(if is_tied { None } else { Some(device.upload(&weights)?) })
             }
-            heads::Head::Classifier(heads::Classifier { pool, dense, norm, output, labels: _ }) => {
+            heads::Head::Classifier(classifier) => {
+                let heads::Classifier { pool, dense, norm, output, labels: _ } = &**classifier;
                 let function = |activation: &HeadActivation| match activation {
                     HeadActivation::Tanh => Function::Tanh,
                     HeadActivation::Relu => Function::Relu,
@@ -243,7 +245,7 @@ impl<P: Float> Norm<P> {
     fn upload(device: &Device, norm: Option<&layers::Norm>) -> Result<Option<Self>> {
         let Some(layers::Norm { norm, weight, bias }) = norm else { return Ok(None) };
         let parameter =
-            |values: &Option<Vec<f32>>| values.as_ref().map(|values| device.upload::<P>(&rounded(values))).transpose();
+            |values: &Option<Values>| values.as_ref().map(|values| device.upload::<P>(&rounded(values))).transpose();
         Ok(Some(Self { norm: *norm, weight: parameter(weight)?, bias: parameter(bias)? }))
     }
 }

@@ -1,0 +1,102 @@
+//! Runs a language model over token ids forward and back on request, so that another program can take turns with it.
+//!
+//! `gradient_speed FOLDER PRECISION` with f32 or bf16. Reads a JSON object a line,
+//! `{"documents": [[101, 2023, 102], …], "mode": "inputs", "kept": 0, "seconds": 1.0}`, packs all documents into one batch, and answers with
+//! `{"seconds": 0.5, "losses": [5.25, …], "norm": 0.125}`: the shortest time of the passes that fitted, at least one, the mean loss of each
+//! document's tokens, and the norm of what was asked for over all documents. Modes are `forward` (losses alone, no norm), `inputs` (gradients of activations
+//! down to the embeddings), `taps` (the same, and x and δ of each linear layer are handed out), and `weights` (gradients of all linear layers, summed). `kept` is
+//! the number of bytes in which results of layers are kept instead of being computed again. Time is the processor's where the system can tell. One thread.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
+
+#[path = "../../kernels/examples/shared/processor_time.rs"]
+mod processor_time;
+
+use std::io::{BufRead, Write};
+use std::time::{Duration, Instant};
+
+use gristmill_kernels::workers::Serial;
+use gristmill_operators::Resources;
+use gristmill_operators::models::gradients::{
+    Backward, Gradient, Loss, ParameterGradients, Reduction, Tap, TokenLoss, token_weights,
+};
+use gristmill_operators::models::{Batch, Compute, LoadOptions, Model, Parameter, ParameterKind, Precision, Result};
+use processor_time::now;
+use serde_json::{Value, json};
+
+const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
+
+/// Takes gradients, and looks at those of inputs alone.
+struct Inputs {
+    layers: bool,
+    squares: f64,
+}
+
+impl Tap for Inputs {
+    fn wants(&self, parameter: &Parameter) -> bool {
+        self.layers && parameter.kind() == ParameterKind::Linear
+    }
+
+    fn take(&mut self, _: Compute<'_>, _: &Gradient<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn wants_inputs(&self) -> bool {
+        true
+    }
+
+    fn take_inputs(&mut self, _: Compute<'_>, delta: &[f32], _: &[i64]) -> Result<()> {
+        self.squares = squares(delta);
+        Ok(())
+    }
+}
+
+fn squares(values: &[f32]) -> f64 {
+    values.iter().map(|&value| f64::from(value).powi(2)).sum()
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let precision = if arguments[2] == "bf16" { Precision::Bf16 } else { Precision::F32 };
+    let options = LoadOptions { precision, gradients: true, ..LoadOptions::default() };
+    let model = Model::load(&arguments[1], &Resources::local(), options).unwrap().0;
+    for line in std::io::stdin().lock().lines() {
+        let request: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        let documents: Vec<Vec<u32>> = serde_json::from_value(request["documents"].clone()).unwrap();
+        let kept = usize::try_from(request["kept"].as_u64().unwrap()).unwrap();
+        let limit = Duration::from_secs_f64(request["seconds"].as_f64().unwrap());
+        let mut batch = Batch::default();
+        documents.iter().for_each(|document| batch.push(document));
+        let weights = token_weights(&batch, Reduction::Mean, |_, _| true);
+        let mut backward = Backward::new(&model).unwrap().with_kept_bytes(kept);
+        let mut gradients = ParameterGradients::new(|parameter| parameter.kind() == ParameterKind::Linear);
+        let (begun, mut shortest, mut losses, mut norm) = (Instant::now(), f64::INFINITY, Vec::new(), 0.0);
+        while shortest.is_infinite() || begun.elapsed() < limit {
+            let turn = now();
+            let loss = Loss::Tokens(TokenLoss { weights: &weights, targets: None });
+            match request["mode"].as_str().unwrap() {
+                "forward" => {
+                    let tokens = model.token_losses(ALONE, &batch).unwrap().unwrap();
+                    let document = |rows: &[i64]| -> f64 {
+                        let rows = rows[0] as usize..rows[1] as usize;
+                        tokens[rows.clone()].iter().zip(&weights[rows]).map(|(a, b)| f64::from(a * b)).sum()
+                    };
+                    losses = batch.offsets().windows(2).map(document).collect();
+                }
+                "weights" => {
+                    gradients.clear();
+                    losses = backward.run(ALONE, &batch, loss, &mut gradients).unwrap().documents;
+                    norm = gradients.iter().map(|(_, gradient)| squares(gradient)).sum::<f64>().sqrt();
+                }
+                mode => {
+                    let mut tap = Inputs { layers: mode == "taps", squares: 0.0 };
+                    losses = backward.run(ALONE, &batch, loss, &mut tap).unwrap().documents;
+                    norm = tap.squares.sqrt();
+                }
+            }
+            shortest = shortest.min(now().saturating_sub(turn).as_secs_f64());
+        }
+        println!("{}", json!({"seconds": shortest, "losses": losses, "norm": norm}));
+        std::io::stdout().flush().unwrap();
+    }
+}
