@@ -32,7 +32,8 @@ fn main() {
     let precision = if arguments[2] == "bf16" { Precision::Bf16 } else { Precision::F32 };
     let [batch, prompt, new] = [3, 4, 5].map(|place| arguments[place].parse::<usize>().unwrap());
     let limit = Duration::from_secs_f64(arguments.get(6).map_or(10.0, |seconds| seconds.parse().unwrap()));
-    let model = Model::load(&arguments[1], &Resources::local(), LoadOptions { precision, ..LoadOptions::default() }).unwrap().0;
+    let model =
+        Model::load(&arguments[1], &Resources::local(), LoadOptions { precision, ..LoadOptions::default() }).unwrap().0;
     let tokenizer = Tokenizer::from_bytes("of this program", TOKENIZER).unwrap();
     let generator = Generator::new(&model, &tokenizer, &[], Limits::default()).unwrap();
     let ids = |number: usize| -> Vec<u32> {
