@@ -46,9 +46,8 @@ pub(super) fn scan(file: &mut File, from: u64, mut each: impl FnMut(RecordKey, u
         }
         position = MAGIC.len() as u64;
     }
-    let mut record = Vec::new();
     loop {
-        record.resize(HEAD, 0);
+        let mut record = vec![0; HEAD];
         if !read_whole(&mut reader, &mut record)? {
             return Ok(position);
         }

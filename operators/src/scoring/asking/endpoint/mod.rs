@@ -13,6 +13,7 @@ mod dispatcher;
 mod pace;
 mod protocol;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,10 +116,18 @@ impl Answerer for Endpoint {
             Err(error) => return vec![Err(error); requests.len()],
         };
         let (answers, receiver) = channel();
+        // The first of equal requests stands for all, also where its answer would be there and forgotten before the next one is sent.
+        let mut firsts = HashMap::new();
+        let mut first_of = Vec::with_capacity(requests.len());
         for (place, request) in requests.iter().enumerate() {
-            let waiter = Waiter { place, answers: answers.clone() };
-            // Where the thread has ended, its end of the waiter is gone, and the place stays empty.
-            let _ = events.send(Event::Ask { encoded: protocol::encode(&self.config, request), waiter });
+            let encoded = protocol::encode(&self.config, request);
+            let first = *firsts.entry(encoded.key).or_insert(place);
+            first_of.push(first);
+            if first == place {
+                let waiter = Waiter { place, answers: answers.clone() };
+                // Where the thread has ended, its end of the waiter is gone, and the place stays empty.
+                let _ = events.send(Event::Ask { encoded, waiter });
+            }
         }
         drop(answers);
         let mut results: Vec<Option<Result<Answer, AskError>>> = vec![None; requests.len()];
@@ -126,7 +135,7 @@ impl Answerer for Endpoint {
             results[place] = Some(result);
         }
         let lost = || Err(AskError::Answerer("the thread that sends requests has ended".to_owned()));
-        results.into_iter().map(|result| result.unwrap_or_else(lost)).collect()
+        first_of.into_iter().map(|first| results[first].clone().unwrap_or_else(lost)).collect()
     }
 
     /// None: address and model stand in the configuration, and what the endpoint makes of them cannot be seen from here.

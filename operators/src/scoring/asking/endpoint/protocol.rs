@@ -83,7 +83,7 @@ pub(super) fn decode(body: &[u8]) -> Result<Answer, String> {
         Some(Value::Array(parts)) => parts.iter().filter_map(|part| part.get("text")?.as_str()).collect(),
         _ => {
             let refusal = choice.pointer("/message/refusal").and_then(Value::as_str);
-            let reason = refusal.map_or_else(|| format!("it ended with '{}'", finish.as_str()), |text| shown(text));
+            let reason = refusal.map_or_else(|| format!("it ended with '{}'", finish.as_str()), shown);
             return Err(malformed(&format!("has no text, {reason}")));
         }
     };

@@ -32,7 +32,7 @@ fn conformance_suite() {
             let body = json!({"choices": [{"text": prompt.to_uppercase(), "finish_reason": "length"}]});
             Reply::status(200, &body.to_string())
         }
-        None if asked(body).len() % 2 == 0 => Reply::text(&format!("re: {}", asked(body))),
+        None if asked(body).len().is_multiple_of(2) => Reply::text(&format!("re: {}", asked(body))),
         None => Reply::status(422, "no"),
     });
     for more in [json!({}), json!({"chat": false, "temperature": 0.7, "seed": 3}), json!({"on_error": "quarantine"})] {
@@ -67,11 +67,7 @@ fn rows_without_a_verdict_go_where_the_configuration_says() {
         assert!(errors[3].contains("no digit"), "{}", errors[3]);
         assert!(errors[4].contains("is no JSON") && errors[4].contains("<html>"), "{}", errors[4]);
     }
-    assert_eq!(
-        verdicts(&run("judge", config(json!({})), &batch, &resources))[2],
-        true,
-        "the default closes the filter"
-    );
+    assert!(verdicts(&run("judge", config(json!({})), &batch, &resources))[2], "the default closes the filter");
 
     let screened = output("judge", config(json!({"on_error": "quarantine"})), &batch, &resources).unwrap();
     let kept: Vec<i64> = screened.batches[0]["id"].as_primitive::<Int64Type>().values().to_vec();

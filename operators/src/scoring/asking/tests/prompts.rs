@@ -76,7 +76,7 @@ fn files_hold_templates_system_messages_and_prefixes() {
     let operator = Registry::standard().bind(&spec, &batch.schema(), &network.resources()).unwrap();
     let identities = operator.resources();
     let locations: Vec<&str> = identities.iter().map(|identity| identity.location.as_str()).collect();
-    assert_eq!(locations.iter().map(|location| Path::new(location)).collect::<Vec<_>>(), [&template, &prefix]);
+    assert_eq!(locations.iter().map(Path::new).collect::<Vec<_>>(), [&template, &prefix]);
 }
 
 #[test]
