@@ -127,17 +127,14 @@ impl ChatTemplate {
         template.render(values).map_err(failed)
     }
 
-    /// Token ids of a text that was rendered. The tokens that the tokenizer puts before texts stand before it, unless the template has
-    /// written them already: no text begins with BOS twice. Those behind texts are left out, since the text goes on.
+    /// Token ids of a text that was rendered: special tokens are those that the template writes, and none is added, as transformers
+    /// tokenises a chat.
     ///
     /// # Errors
     /// A text that the tokenizer cannot encode.
     pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         tokenizer.encode(text, false, &mut ids)?;
-        if !ids.starts_with(tokenizer.prefix()) {
-            ids.splice(0..0, tokenizer.prefix().iter().copied());
-        }
         Ok(ids)
     }
 }

@@ -68,7 +68,7 @@ impl LocalModel {
 
     fn prompt(&self, request: &Request) -> Result<Prompt, AskError> {
         let ids = match &request.input {
-            Input::Prompt(text) => ChatTemplate::encode(&self.tokenizer, text),
+            Input::Prompt(text) => encode(&self.tokenizer, text),
             Input::Messages(messages) => {
                 let template = self.template.as_ref().ok_or_else(|| {
                     let message =
@@ -104,6 +104,17 @@ impl LocalModel {
             overflow: Overflow::EndWithModel,
         })
     }
+}
+
+/// Token ids of a text that is to be continued. The tokens that the tokenizer puts before texts stand before it, unless the text begins with
+/// them: no text has BOS twice. Those behind texts are left out, since the text goes on.
+fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ModelError> {
+    let mut ids = Vec::new();
+    tokenizer.encode(text, false, &mut ids)?;
+    if !ids.starts_with(tokenizer.prefix()) {
+        ids.splice(0..0, tokenizer.prefix().iter().copied());
+    }
+    Ok(ids)
 }
 
 impl Answerer for LocalModel {
