@@ -121,3 +121,54 @@ fn a_model_on_s3_gives_what_it_gives_on_disk() {
     assert_eq!(ran.code, 2, "{}", ran.err);
     assert!(ran.err.contains("s3://bucket/org/nothing/config.json"), "{}", ran.err);
 }
+
+#[test]
+fn the_ready_pipeline_of_deep_ignorance_is_a_cascade() {
+    let workspace = Workspace::new();
+    let sink = format!("sink.parquet.path={}", workspace.path("out").display());
+    let arguments = ["run", "pipelines/library/deep-ignorance.yaml", "--json", &sink];
+    let ran = Ran::of(workspace.gristmill(&arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!((ran.json()["rows_in"].as_u64(), ran.json()["rows_out"].as_u64()), (Some(2000), Some(2000)));
+
+    let mut counts = [0; 3];
+    for part in std::fs::read_dir(workspace.path("out/data")).unwrap() {
+        for batch in read_parquet(&part.unwrap().path()) {
+            let schema = batch.schema();
+            let mut names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            names.sort_unstable();
+            let expected = "bert_filter bert_filter_metadata combined_filter id is_filter_target lm_filter \
+                            lm_filter_metadata word_filter word_filter_metadata";
+            assert_eq!(names.join(" "), expected);
+            let verdicts = |name: &str| batch[name].as_boolean().clone();
+            let [word, bert, lm] = ["word_filter", "bert_filter", "lm_filter"].map(verdicts);
+            let scores = batch["bert_filter_metadata"].as_struct()["highest_score"].as_primitive::<Float64Type>();
+            let answers = batch["lm_filter_metadata"].as_struct();
+            let text = |field: &str, row: usize| answers[field].as_string::<i32>().value(row).to_owned();
+            for row in 0..batch.num_rows() {
+                // A step judges what the one before flagged, and the others have defaults.
+                assert!(word.value(row) || scores.value(row) == 0.0);
+                assert_eq!(bert.value(row), scores.value(row) > 0.5);
+                let asked = !text("completion", row).is_empty() || !text("error", row).is_empty();
+                assert_eq!(asked, bert.value(row));
+                assert!(bert.value(row) || !lm.value(row));
+                // What cannot be read flags.
+                assert_eq!(
+                    lm.value(row),
+                    asked
+                        && text("judgment", row) != "0"
+                        && !text("judgment", row).contains(['2', '3', '4', '5', '6', '7', '8', '9'])
+                );
+                for (count, verdict) in counts.iter_mut().zip([&word, &bert, &lm]) {
+                    *count += usize::from(verdict.value(row));
+                }
+            }
+            assert_eq!(batch["combined_filter"].as_boolean(), &lm);
+        }
+    }
+    assert!(counts[0] > counts[1] && counts[1] >= counts[2] && counts[2] > 0, "{counts:?}");
+    let report = std::fs::read_to_string(workspace.path("out/_run/report.json")).unwrap();
+    for verdict in ["word_filter", "bert_filter", "lm_filter", "combined_filter"] {
+        assert!(report.contains(verdict), "{report}");
+    }
+}
