@@ -116,7 +116,7 @@ impl<'a, T: Float> Pass<'a, T> {
         let last = weights.last_norm.as_ref();
         match until {
             Until::Layer(_) => {}
-            Until::End => pass.into_stream(last, false, false)?,
+            Until::End => pass.update_stream(last, false, false)?,
             Until::Head => pass.read_stream(last)?,
         }
         Ok(pass)
@@ -155,7 +155,7 @@ impl<'a, T: Float> Pass<'a, T> {
         };
         self.device.run(&Embedding { width: hidden }.launches(buffers)?)?;
         match &embeddings.norm {
-            Some(norm) => self.into_stream(Some(norm), false, true),
+            Some(norm) => self.update_stream(Some(norm), false, true),
             None => Ok(()),
         }
     }
@@ -184,21 +184,21 @@ impl<'a, T: Float> Pass<'a, T> {
                 self.read_stream(None)?;
                 self.attend(attention)?;
                 self.add_context(attention)?;
-                self.into_stream(attention_norm, false, true)?;
+                self.update_stream(attention_norm, false, true)?;
                 self.feed(feed_forward)?;
                 self.add_gate(feed_forward)?;
-                self.into_stream(feed_norm, false, true)
+                self.update_stream(feed_norm, false, true)
             }
             Order::AfterPart => {
                 self.read_stream(None)?;
                 self.attend(attention)?;
                 let Scratch { context, part, .. } = &mut *self.scratch;
                 linear_to(self.device, &attention.output, None, self.tokens, context, part)?;
-                self.into_stream(attention_norm, true, true)?;
+                self.update_stream(attention_norm, true, true)?;
                 self.feed(feed_forward)?;
                 let Scratch { gate, part, .. } = &mut *self.scratch;
                 linear_to(self.device, &feed_forward.down, None, self.tokens, gate, part)?;
-                self.into_stream(feed_norm, true, true)
+                self.update_stream(feed_norm, true, true)
             }
         }
     }
@@ -222,7 +222,7 @@ impl<'a, T: Float> Pass<'a, T> {
     }
 
     /// x = norm(x), or x += norm(part) where there is a part; and input = x, rounded, where that is asked for.
-    fn into_stream(&mut self, norm: Option<&Norm<f32>>, add_part: bool, round: bool) -> Result<()> {
+    fn update_stream(&mut self, norm: Option<&Norm<f32>>, add_part: bool, round: bool) -> Result<()> {
         self.rounded = round;
         let Scratch { x, input, part, .. } = &mut *self.scratch;
         if round {

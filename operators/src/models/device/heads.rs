@@ -113,14 +113,16 @@ impl<T: Float> OnDevice<T> {
     }
 
     fn classify(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        let Head::Classifier(Classifier { pool, .. }) = self.weights.head else {
-            return Err(self.without_head("a classifier"));
+        let Head::Classifier(classifier) = &self.weights.head else {
+            return Err(self.without_head("logits of labels"));
         };
+        let pool = classifier.pool;
         self.pass(batch, Until::End)?;
         self.pool(batch, pool)?;
-        let Head::Classifier(Classifier { dense, norm, output, .. }) = &self.weights.head else {
-            return Err(self.without_head("a classifier"));
+        let Head::Classifier(classifier) = &self.weights.head else {
+            return Err(self.without_head("logits of labels"));
         };
+        let Classifier { dense, norm, output, .. } = &**classifier;
         let (device, documents) = (&self.device, batch.documents());
         let Results { pooled, input, inner, logits, .. } = &mut self.results;
         round(device, self.weights.hidden, pooled, input)?;

@@ -83,7 +83,7 @@ pub(super) enum Head<T> {
     None,
     /// `[vocabulary, hidden]`; the embeddings of tokens where left out.
     LanguageModel(Option<Array<T>>),
-    Classifier(Classifier<T>),
+    Classifier(Box<Classifier<T>>),
 }
 
 #[derive(Debug)]
@@ -218,12 +218,12 @@ impl<T: Float> Head<T> {
                 let dense = dense.as_ref().map(|(layer, activation)| {
                     Ok::<_, ModelError>((Linear::upload(device, layer)?, function(activation)))
                 });
-                Self::Classifier(Classifier {
+                Self::Classifier(Box::new(Classifier {
                     pool: *pool,
                     dense: dense.transpose()?,
                     norm: Norm::upload(device, norm.as_ref())?,
                     output: Linear::upload(device, output)?,
-                })
+                }))
             }
         })
     }
