@@ -148,17 +148,12 @@ fn the_ready_pipeline_of_deep_ignorance_is_a_cascade() {
             for row in 0..batch.num_rows() {
                 // A step judges what the one before flagged, and the others have defaults.
                 assert!(word.value(row) || scores.value(row) == 0.0);
-                assert_eq!(bert.value(row), scores.value(row) > 0.5);
+                assert_eq!(bert.value(row), scores.value(row) > 0.62);
                 let asked = !text("completion", row).is_empty() || !text("error", row).is_empty();
                 assert_eq!(asked, bert.value(row));
                 assert!(bert.value(row) || !lm.value(row));
                 // What cannot be read flags.
-                assert_eq!(
-                    lm.value(row),
-                    asked
-                        && text("judgment", row) != "0"
-                        && !text("judgment", row).contains(['2', '3', '4', '5', '6', '7', '8', '9'])
-                );
+                assert_eq!(lm.value(row), asked && ["", "1"].contains(&text("judgment", row).as_str()));
                 for (count, verdict) in counts.iter_mut().zip([&word, &bert, &lm]) {
                     *count += usize::from(verdict.value(row));
                 }

@@ -265,7 +265,9 @@ fn a_folder_with_its_tokenizer_is_read_by_the_operators() {
     conformance::check(&EmbedKind, &json!({"model": folder.path(), "pooling": "mean"}));
 
     // Where nothing is said of the context, it is what the model was trained with: a long text is read in windows.
-    let text: ArrayRef = Arc::new(StringArray::from(vec!["the fox and the dog ".repeat(9)]));
+    let words = ["the", "fox", "and", "dog"];
+    let long: Vec<&str> = (0..60).map(|place| words[place * place / 3 % words.len()]).collect();
+    let text: ArrayRef = Arc::new(StringArray::from(vec![long.join(" ")]));
     let batch = RecordBatch::try_from_iter([("text", text)]).unwrap();
     let scored = |config: Value| {
         let spec = OperatorSpec::new("classify", config);

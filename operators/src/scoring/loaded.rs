@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use gristmill_kernels::device::DeviceError;
+
 use super::device::Device;
 use super::reader::{Precision, unusable};
 use crate::config::invalid;
 use crate::loaded::{FileState, Loaded, local_files};
-use crate::models::{AdapterOptions, Model};
+use crate::models::{AdapterOptions, Model, ModelError};
 use crate::{ResourceIdentity, Resources, Result};
 
 /// Tokens of a batch on a device, at most, unless a single window has more.
@@ -47,8 +49,9 @@ pub(super) fn load(
         let (mut model, mut identities) = loaded.map_err(|error| unusable(location, &error))?;
         if let Some(machine) = device.open().map_err(|message| invalid(kind, "device", message))? {
             match model.move_to(&machine, DEVICE_TOKENS) {
-                // A GPU that cannot have the model was not asked for by name.
-                Err(_) if device == Device::Auto => {}
+                // A GPU that cannot have the model was not asked for by name; one that fails is an error all the same.
+                Err(ModelError::NotOnDevice { .. } | ModelError::Device(DeviceError::OutOfMemory { .. }))
+                    if device == Device::Auto => {}
                 moved => moved.map_err(|error| unusable(location, &error))?,
             }
         }
