@@ -34,7 +34,12 @@ pub fn serve_with_faults(folder: &Path, seed: u64, share: f64) -> String {
     let files = FileSystem::new(folder).expect("the folder exists");
     let mut service = S3ServiceBuilder::new(files);
     service.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
-    let service = Faulty { inner: service.build(), share, random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) };
+    let service = Faulty {
+        inner: service.build(),
+        share,
+        random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))),
+        conditional: Arc::default(),
+    };
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.set_nonblocking(true).expect("non-blocking");
     let address = listener.local_addr().expect("an address");
@@ -60,6 +65,8 @@ struct Faulty {
     inner: S3Service,
     share: f64,
     random: Arc<Mutex<StdRng>>,
+    /// The server beneath looks whether an object exists, and writes it later: of two conditional puts at the same time both would succeed.
+    conditional: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Service<Request<Incoming>> for Faulty {
@@ -72,9 +79,13 @@ impl Service<Request<Incoming>> for Faulty {
             let mut random = self.random.lock().expect("no other thread panics");
             random.random_bool(self.share).then(|| random.random_range(0..6))
         };
-        let service = self.inner.clone();
+        let (service, conditional) = (self.inner.clone(), Arc::clone(&self.conditional));
         Box::pin(async move {
-            let answer = service.call(request.map(Body::from));
+            let answer = async move {
+                let is_conditional = request.headers().contains_key("if-none-match");
+                let _one_at_a_time = if is_conditional { Some(conditional.lock().await) } else { None };
+                service.call(request.map(Body::from)).await
+            };
             match fault {
                 Some(refused @ 0..3) => Ok(status([429, 500, 503][refused])),
                 Some(3) => {

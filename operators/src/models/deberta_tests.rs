@@ -283,6 +283,15 @@ fn a_folder_with_its_tokenizer_is_read_by_the_operators() {
 }
 
 #[test]
+fn gradients_are_refused_by_name() {
+    let fixture = Fixture::read();
+    let folder = fixture.folder("v3", &fixture.config("v3"), Dtype::F32);
+    let options = LoadOptions { gradients: true, ..LoadOptions::default() };
+    let error = Model::load(&folder.path().to_string_lossy(), &Resources::local(), options).unwrap_err().to_string();
+    assert!(error.contains("relative positions in attention have none"), "{error}");
+}
+
+#[test]
 fn what_is_not_supported_is_refused_by_name() {
     let fixture = Fixture::read();
     for (model, key, value, expected) in [

@@ -21,8 +21,8 @@ use crate::records::{RecordKey, Records};
 
 /// What the thread is told.
 pub(super) enum Event {
-    /// Somebody wants an answer.
-    Ask { encoded: Encoded, waiter: Waiter },
+    /// Somebody wants answers. They come together, so that what ends one of them before it is sent ends all.
+    Ask(Vec<(Encoded, Waiter)>),
     /// It was looked up whether a request has been answered before.
     Found { key: RecordKey, found: Result<Option<Bytes>, String> },
     /// A response came, or none.
@@ -121,7 +121,7 @@ impl Dispatcher {
             let Some(first) = first else { return };
             for event in std::iter::once(first).chain(std::iter::from_fn(|| events.try_recv().ok())) {
                 match event {
-                    Event::Ask { encoded, waiter } => self.ask(encoded, waiter),
+                    Event::Ask(asked) => asked.into_iter().for_each(|(encoded, waiter)| self.ask(encoded, waiter)),
                     Event::Found { key, found } => self.found(key, found),
                     Event::Ended { key, ended } => self.ended(key, ended, Instant::now()),
                     Event::Stored { key, stored } => self.stored(key, stored),

@@ -118,18 +118,18 @@ impl Answerer for Endpoint {
         let (answers, receiver) = channel();
         // The first of equal requests stands for all, also where its answer would be there and forgotten before the next one is sent.
         let mut firsts = HashMap::new();
-        let mut first_of = Vec::with_capacity(requests.len());
+        let (mut first_of, mut asked) = (Vec::with_capacity(requests.len()), Vec::with_capacity(requests.len()));
         for (place, request) in requests.iter().enumerate() {
             let encoded = protocol::encode(&self.config, request);
             let first = *firsts.entry(encoded.key).or_insert(place);
             first_of.push(first);
             if first == place {
-                let waiter = Waiter { place, answers: answers.clone() };
-                // Where the thread has ended, its end of the waiter is gone, and the place stays empty.
-                let _ = events.send(Event::Ask { encoded, waiter });
+                asked.push((encoded, Waiter { place, answers: answers.clone() }));
             }
         }
         drop(answers);
+        // Where the thread has ended, its ends of the waiters are gone, and the places stay empty.
+        let _ = events.send(Event::Ask(asked));
         let mut results: Vec<Option<Result<Answer, AskError>>> = vec![None; requests.len()];
         for (place, result) in receiver {
             results[place] = Some(result);
