@@ -226,16 +226,8 @@ impl<'m> Backward<'m> {
                 Some(place) => &mut memories[place],
                 None => {
                     x.clone_from(read);
-                    let purpose = Purpose::Backward;
-                    transformer.layer(
-                        compute,
-                        layer,
-                        &angles,
-                        Rows::whole(offsets),
-                        purpose,
-                        &mut x,
-                        &mut memories[0],
-                    )?;
+                    let (rows, memory) = (Rows::whole(offsets), &mut memories[0]);
+                    transformer.layer(compute, layer, &angles, rows, Purpose::Backward, &mut x, memory)?;
                     &mut memories[0]
                 }
             };
