@@ -284,8 +284,10 @@ impl Dispatcher {
     }
 
     fn leave(&mut self, key: RecordKey, result: Result<Answer, AskError>) {
-        if let Some(job) = self.jobs.remove(&key) {
-            for waiter in job.waiters {
+        if let Some(Job { waiters, hold, .. }) = self.jobs.remove(&key) {
+            // Whoever hears of the result may count on it that the request is not under way any more.
+            drop(hold);
+            for waiter in waiters {
                 waiter.tell(result.clone());
             }
         }
