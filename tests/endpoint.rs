@@ -122,7 +122,8 @@ fn torment(workspace: &Workspace, file: &str, signal: &str, times: usize) -> usi
             .spawn()
             .unwrap();
         std::thread::sleep(Duration::from_millis(random.random_range(20..450)));
-        if child.try_wait().unwrap().is_some() {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "a run that was not ended failed: {status}");
             break;
         }
         Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
@@ -232,7 +233,7 @@ async fn rows_that_cannot_be_judged_are_quarantined_and_an_outage_ends_the_run()
 
         // Nobody listens at port 1; the key that the server wants is another one.
         for (name, change, expected) in [
-            ("nobody", "steps.0.endpoint.url=http://127.0.0.1:1/v1", "the endpoint cannot be reached"),
+            ("nobody", "steps.0.endpoint.url=http://127.0.0.1:1/v1", "the endpoint answers nothing"),
             ("key", "steps.0.endpoint.key_env=PATH", "status 404"),
         ] {
             let mut command = start(&workspace, &file, 2);

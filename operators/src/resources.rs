@@ -4,6 +4,7 @@
 //! supports, posts to servers and keeps records. [`Resources::local`] reads and keeps on the local disk, and has no network.
 
 use std::fmt::Debug;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,11 @@ use crate::{OperatorError, Result};
 pub trait ReadResource: Debug + Send + Sync {
     /// The bytes at `location`, a path or a URL; the error is a message without secrets.
     fn read(&self, location: &str) -> std::result::Result<Bytes, String>;
+
+    /// The same of a resource that need not be there. A host that cannot tell what is absent from what cannot be read says of both that they are not there.
+    fn read_if_there(&self, location: &str) -> std::result::Result<Option<Bytes>, String> {
+        Ok(self.read(location).ok())
+    }
 }
 
 /// What a resource was when it was read: goes into the run's fingerprint.
@@ -74,8 +80,20 @@ impl Resources {
             .reader
             .read(location)
             .map_err(|message| OperatorError::Resource { location: location.to_owned(), message })?;
-        let hash = blake3::hash(&bytes).to_hex().to_string();
-        Ok((bytes, ResourceIdentity { location: location.to_owned(), hash }))
+        let identity = identity(location, &bytes);
+        Ok((bytes, identity))
+    }
+
+    /// Reads a resource whole that need not be there.
+    pub fn read_if_there(&self, location: &str) -> Result<Option<(Bytes, ResourceIdentity)>> {
+        let bytes = self
+            .reader
+            .read_if_there(location)
+            .map_err(|message| OperatorError::Resource { location: location.to_owned(), message })?;
+        Ok(bytes.map(|bytes| {
+            let identity = identity(location, &bytes);
+            (bytes, identity)
+        }))
     }
 
     /// The network, where the host has one.
@@ -97,6 +115,10 @@ impl Resources {
     }
 }
 
+fn identity(location: &str, bytes: &[u8]) -> ResourceIdentity {
+    ResourceIdentity { location: location.to_owned(), hash: blake3::hash(bytes).to_hex().to_string() }
+}
+
 #[derive(Debug)]
 struct LocalDisk;
 
@@ -114,5 +136,13 @@ impl ReadResource for LocalDisk {
     fn read(&self, location: &str) -> std::result::Result<Bytes, String> {
         let path = location.strip_prefix("file://").unwrap_or(location);
         std::fs::read(path).map(Bytes::from).map_err(|error| error.to_string())
+    }
+
+    fn read_if_there(&self, location: &str) -> std::result::Result<Option<Bytes>, String> {
+        match std::fs::read(location.strip_prefix("file://").unwrap_or(location)) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }

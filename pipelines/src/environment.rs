@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gristmill_datasets::{StoreOptions, Stores};
+use gristmill_datasets::{DatasetError, StoreOptions, Stores};
 use gristmill_operators::{OperatorKind, ReadResource, Registry, Resources};
 use tokio::runtime::Handle;
 
@@ -79,13 +79,29 @@ struct StoredResources {
     runtime: Handle,
 }
 
+impl StoredResources {
+    /// Operators bind synchronously, possibly on a thread of the runtime, which must not block on itself.
+    fn get(&self, location: &str) -> std::result::Result<Bytes, DatasetError> {
+        let read = || self.runtime.block_on(self.stores.read_all(location));
+        std::thread::scope(|scope| {
+            let message = || "the thread that read it panicked".to_owned();
+            let panicked = |_| Err(DatasetError::Store { location: location.to_owned(), message: message() });
+            scope.spawn(read).join().unwrap_or_else(panicked)
+        })
+    }
+}
+
 impl ReadResource for StoredResources {
     fn read(&self, location: &str) -> std::result::Result<Bytes, String> {
-        // Operators bind synchronously, possibly on a thread of the runtime, which must not block on itself.
-        let read = || self.runtime.block_on(self.stores.read_all(location)).map_err(|error| error.to_string());
-        std::thread::scope(|scope| match scope.spawn(read).join() {
-            Ok(read) => read,
-            Err(_) => Err("the thread that read it panicked".to_owned()),
-        })
+        self.get(location).map_err(|error| error.to_string())
+    }
+
+    fn read_if_there(&self, location: &str) -> std::result::Result<Option<Bytes>, String> {
+        match self.get(location) {
+            Ok(bytes) => Ok(Some(bytes)),
+            // Stores that may not be listed refuse what is not there.
+            Err(DatasetError::NotFound { .. } | DatasetError::Denied { .. }) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }

@@ -77,7 +77,12 @@ async fn dispatch(command: Command, environment: &Environment) -> Result<u8, Pip
         Command::Run(arguments) => run::run(arguments, environment).await,
         Command::Plan(arguments) => plan::plan(arguments, environment).await,
         Command::Validate(arguments) => plan::validate(arguments, environment).await,
-        Command::Test(arguments) => test::test(arguments, environment),
+        Command::Test(arguments) => {
+            // On a thread of its own, so that the program can be stopped meanwhile.
+            let environment = environment.clone();
+            let work = tokio::task::spawn_blocking(move || test::test(arguments, &environment));
+            work.await.map_err(|error| PipelineError::Engine(error.to_string()))?
+        }
         Command::Status(arguments) => status::status(arguments, environment).await,
         Command::Inspect(arguments) => inspect::inspect(arguments, environment).await,
         Command::Schema => schema::schema(environment),

@@ -76,6 +76,15 @@ impl Cache {
         Self { layers: self.layers.iter().map(layer).collect(), tokens }
     }
 
+    /// As a call leaves it that fails behind the first layer.
+    #[cfg(test)]
+    pub(crate) fn append_to_first_layer(&mut self, rows: usize) {
+        let layer = &mut self.layers[0];
+        for buffer in [&mut layer.keys, &mut layer.values] {
+            buffer.extend(std::iter::repeat_n(7.0, rows * layer.width));
+        }
+    }
+
     /// Takes back what a call that failed has left.
     fn settle(&mut self) {
         for layer in &mut self.layers {
@@ -164,7 +173,7 @@ impl Kept<'_> {
 }
 
 impl Model {
-    /// A cache of a document of which nothing was read.
+    /// A cache of a document of which nothing was read, for a model on the CPU.
     pub fn new_cache(&self) -> Cache {
         let layer = |width| LayerCache { keys: Vec::new(), values: Vec::new(), width, forgotten: 0 };
         let layers = self.transformer.layers.iter();
@@ -172,7 +181,7 @@ impl Model {
         Cache { layers: layers.collect(), tokens: 0 }
     }
 
-    /// Bytes of a cache for each token: keys and values of all layers, 4 bytes for each element.
+    /// Bytes of a cache for each token: keys and values of all layers, 4 bytes for each element. 0 where weights are on a device, which keeps none.
     pub fn cache_bytes_per_token(&self) -> usize {
         let layers = self.transformer.layers.iter();
         layers.map(|layer| 2 * layer.attention.heads.keys * layer.attention.heads.width * size_of::<f32>()).sum()

@@ -132,14 +132,21 @@ impl Config {
         self.get("architectures")?.as_array()?.first()?.as_str()
     }
 
+    /// How many labels there are, without their names.
+    pub(crate) fn label_count(&self) -> Result<usize> {
+        if self.get("id2label").is_some() {
+            return Ok(self.labels()?.len());
+        }
+        match self.optional_size(&["num_labels"])?.unwrap_or(2) {
+            0 => Err(self.unsupported("num_labels", "a whole number above 0")),
+            count => Ok(count),
+        }
+    }
+
     /// Names of labels in their order; as many as `num_labels` says, or two, where there are no names.
     pub(crate) fn labels(&self) -> Result<Vec<String>> {
         let Some(value) = self.get("id2label") else {
-            let count = self.optional_size(&["num_labels"])?.unwrap_or(2);
-            if count == 0 {
-                return Err(self.unsupported("num_labels", "a whole number above 0"));
-            }
-            return Ok((0..count).map(|label| format!("LABEL_{label}")).collect());
+            return Ok((0..self.label_count()?).map(|label| format!("LABEL_{label}")).collect());
         };
         let wrong = || self.unsupported("id2label", "an object from \"0\", \"1\", … to names");
         let labels = value.as_object().filter(|labels| !labels.is_empty()).ok_or_else(wrong)?;

@@ -140,6 +140,9 @@ pub enum ModelError {
         /// What was asked for.
         what: &'static str,
     },
+    /// An adapter that cannot be used, or does not belong to the model.
+    #[error("{0}")]
+    Adapter(#[source] Box<Self>),
     /// Gradients of a model that was loaded for inference alone.
     #[error("the model was loaded without gradients; load it with LoadOptions {{ gradients: true, .. }}")]
     WithoutGradients,

@@ -79,23 +79,20 @@ impl<'a> ModelFiles<'a> {
     pub(crate) fn read(&self, name: &str) -> Result<Bytes> {
         let path = self.path(name);
         let location = path.to_string_lossy();
-        let (bytes, identity) = self.resources.read(&location).map_err(|error| {
-            let message = match error {
-                crate::OperatorError::Resource { message, .. } => message,
-                other => other.to_string(),
-            };
-            ModelError::Read { path: path.clone(), message }
-        })?;
+        let (bytes, identity) = self.resources.read(&location).map_err(|error| unreadable(&path, error))?;
         self.note(name, identity.hash);
         Ok(bytes)
     }
 
     /// Reads a file that need not be there.
-    pub(crate) fn read_if_there(&self, name: &str) -> Option<Bytes> {
-        if self.local().is_some() && !self.is_on_disk(name) {
-            return None;
-        }
-        self.read(name).ok()
+    pub(crate) fn read_if_there(&self, name: &str) -> Result<Option<Bytes>> {
+        let path = self.path(name);
+        let location = path.to_string_lossy();
+        let read = self.resources.read_if_there(&location).map_err(|error| unreadable(&path, error))?;
+        Ok(read.map(|(bytes, identity)| {
+            self.note(name, identity.hash);
+            bytes
+        }))
     }
 
     /// A file of weights.
@@ -113,4 +110,12 @@ impl<'a> ModelFiles<'a> {
         let location = format!("{}/{name}", self.location.trim_end_matches('/'));
         self.identities.borrow_mut().push(ResourceIdentity { location, hash });
     }
+}
+
+fn unreadable(path: &Path, error: crate::OperatorError) -> ModelError {
+    let message = match error {
+        crate::OperatorError::Resource { message, .. } => message,
+        other => other.to_string(),
+    };
+    ModelError::Read { path: path.to_owned(), message }
 }

@@ -125,7 +125,8 @@ impl Classifier {
         hidden: usize,
         bias: Bias,
     ) -> Result<Linear> {
-        loader.linear(name, hidden, config.labels()?.len(), bias)
+        // A count that the weights do not have is refused before as many names are made.
+        loader.linear(name, hidden, config.label_count()?, bias)
     }
 
     /// Logits, `[documents, labels]`, of hidden states after the last norm.

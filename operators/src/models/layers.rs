@@ -66,8 +66,7 @@ impl Attention {
     }
 
     pub(crate) const fn kernel(&self) -> attention::Attention {
-        let Heads { queries, keys, width, scale } = self.heads;
-        attention::Attention { query_heads: queries, key_heads: keys, width, scale, mask: self.mask }
+        self.heads.kernel(self.mask)
     }
 }
 
@@ -79,6 +78,14 @@ pub(crate) struct Heads {
     pub(crate) width: usize,
     /// What scores are multiplied by.
     pub(crate) scale: f32,
+}
+
+impl Heads {
+    /// What computes attention of such heads.
+    pub(crate) const fn kernel(self, mask: Mask) -> attention::Attention {
+        let Self { queries, keys, width, scale } = self;
+        attention::Attention { query_heads: queries, key_heads: keys, width, scale, mask }
+    }
 }
 
 /// A feed-forward layer: down(act(up(x))), or down(act(gate(x)) * up(x)).

@@ -134,10 +134,10 @@ pub fn merge(location: &str, adapter: &str, to: &Path, resources: &Resources, op
         let index = json!({"metadata": {"total_size": total}, "weight_map": map});
         put("model.safetensors.index.json", format!("{index:#}\n").as_bytes())?;
     }
-    let from = if adapter_files.read_if_there("tokenizer.json").is_some() { &adapter_files } else { &files };
+    let from = if adapter_files.read_if_there("tokenizer.json")?.is_some() { &adapter_files } else { &files };
     for (from, names) in [(from, TOKENIZER), (&files, OTHERS)] {
         for name in names {
-            if let Some(content) = from.read_if_there(name) {
+            if let Some(content) = from.read_if_there(name)? {
                 put(name, &content)?;
             }
         }

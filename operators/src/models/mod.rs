@@ -160,7 +160,8 @@ impl Model {
             return Ok((Self::assemble(&config, &weights, None, options)?, files.identities()));
         };
         let adapter_files = ModelFiles::new(location, resources);
-        let adapter = Adapter::open(&adapter_files, apply)?;
+        let of_adapter = |error| ModelError::Adapter(Box::new(error));
+        let adapter = Adapter::open(&adapter_files, apply).map_err(of_adapter)?;
         adapter.adjust(&mut config);
         let model = Self::assemble(&config, &weights, Some(&adapter), options)?;
         Ok((model, [files.identities(), adapter_files.identities()].concat()))
@@ -180,7 +181,8 @@ impl Model {
         let loader = Loader::new(weights, options).with(adapter);
         let architectures::Assembled { transformer, head } = assemble(config, &loader)?;
         weights.expect_all_used(&kind)?;
-        adapter.map_or(Ok(()), |adapter| adapter.expect_all_used(&kind))?;
+        let used = adapter.map_or(Ok(()), |adapter| adapter.expect_all_used(&kind));
+        used.map_err(|error| ModelError::Adapter(Box::new(error)))?;
         let width = transformer.layers.first().map_or(1, |layer| layer.attention.heads.width);
         if !(1..=WIDEST_HEAD).contains(&width) {
             let key = if config.get("head_dim").is_some() { "head_dim" } else { "hidden_size" };
@@ -277,7 +279,7 @@ impl Model {
         self.transformer.most_positions
     }
 
-    /// Bytes that the weights of linear layers take, without heads, biases, and what an adapter adds beside them.
+    /// Bytes of this machine's memory that the weights of linear layers take, without heads, biases, and what an adapter adds beside them.
     pub fn layers_memory(&self) -> usize {
         let linears = self.transformer.layers.iter().flat_map(layers::Layer::linears);
         linears.map(linear::Linear::memory).sum()

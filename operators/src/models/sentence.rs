@@ -24,7 +24,7 @@ impl Sentence {
     pub(crate) fn read(location: &str, resources: &Resources) -> Result<(Self, Vec<ResourceIdentity>)> {
         let files = ModelFiles::new(location, resources);
         let mut sentence = Self::default();
-        let Some(modules) = files.read_if_there("modules.json") else { return Ok((sentence, Vec::new())) };
+        let Some(modules) = files.read_if_there("modules.json")? else { return Ok((sentence, Vec::new())) };
         let path = files.path("modules.json");
         let malformed = |message: &str| ModelError::Malformed { path: path.clone(), message: message.to_owned() };
         let modules = parse(&path, &modules)?;
@@ -47,7 +47,7 @@ impl Sentence {
                 }
             }
         }
-        if let Some(bytes) = files.read_if_there("sentence_bert_config.json") {
+        if let Some(bytes) = files.read_if_there("sentence_bert_config.json")? {
             let config = parse(&files.path("sentence_bert_config.json"), &bytes)?;
             sentence.longest =
                 config.get("max_seq_length").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());

@@ -262,6 +262,21 @@ fn what_is_not_supported_is_refused_by_name() {
 }
 
 #[test]
+fn numbers_that_no_weights_go_with_are_refused_at_once() {
+    use serde_json::json;
+    let folder = with_key("bert-classifier", "id2label", json!(null));
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["num_labels"] = json!(i32::MAX);
+    std::fs::write(path, config.to_string()).unwrap();
+    let error = load_error(folder.path());
+    assert!(error.contains("has shape [3, 64], and [2147483647, 64] is expected"), "{error}");
+    let Some(_) = reference("olmo") else { return };
+    let error = load_error(with_key("olmo", "clip_qkv", json!(-1)).path());
+    assert!(error.contains("'clip_qkv' is -1, and a number from 0 on is supported"), "{error}");
+}
+
+#[test]
 fn broken_files_are_named_with_what_is_wrong() {
     let folder = copy("llama");
     let weights = folder.path().join("model.safetensors");

@@ -46,7 +46,7 @@ struct TensorFile {
 impl Weights {
     /// Opens the weights of a model.
     pub(crate) fn open(files: &ModelFiles<'_>) -> Result<Self> {
-        if let Some(index) = files.read_if_there(INDEX) {
+        if let Some(index) = files.read_if_there(INDEX)? {
             return Self::open_index(files, &index);
         }
         let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];

@@ -101,7 +101,6 @@ struct Index {
 
 struct Segment {
     path: PathBuf,
-    file: File,
     /// Behind the last record that is known.
     known: u64,
 }
@@ -122,10 +121,14 @@ impl Index {
             }
         }
         let Some(place) = self.places.get(key) else { return Ok(None) };
-        let segment = &mut self.segments[place.segment as usize];
+        let path = &self.segments[place.segment as usize].path;
         let mut value = vec![0; place.length as usize];
-        let read = segment.file.seek(SeekFrom::Start(place.position)).and_then(|_| segment.file.read_exact(&mut value));
-        read.map_err(|error| unusable(&segment.path, &error))?;
+        // Files are opened when they are read: there may be more of them than a process may hold open.
+        let read = File::open(path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(place.position))?;
+            file.read_exact(&mut value)
+        });
+        read.map_err(|error| unusable(path, &error))?;
         Ok(Some(value.into()))
     }
 
@@ -149,12 +152,12 @@ impl Index {
     fn read(&mut self, path: &Path) -> io::Result<()> {
         let number = self.number(path)?;
         let segment = &mut self.segments[number as usize];
-        if segment.file.metadata()?.len() <= segment.known {
+        if std::fs::metadata(path)?.len() <= segment.known {
             return Ok(());
         }
         let places = &mut self.places;
-        segment.known = scan(&mut segment.file, segment.known, |key, position, length| {
-            places.entry(key).or_insert(Place { segment: number, length, position });
+        segment.known = scan(&mut File::open(path)?, segment.known, |key, position, length| {
+            places.insert(key, Place { segment: number, length, position });
         })?;
         Ok(())
     }
@@ -164,7 +167,7 @@ impl Index {
         Ok(match self.numbers.entry(path.to_owned()) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
-                self.segments.push(Segment { path: path.to_owned(), file: File::open(path)?, known: 0 });
+                self.segments.push(Segment { path: path.to_owned(), known: 0 });
                 *new.insert(next)
             }
         })

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Windows;
+use super::device;
 use super::device::Device;
 use super::model_operator::{Columns, model_operator};
 use super::reader::{COMPUTE, Precision, Reader, Reading, default_column};
@@ -118,6 +119,10 @@ impl ClassifyConfig {
 impl OperatorKind for ClassifyKind {
     fn name(&self) -> &'static str {
         KIND
+    }
+
+    fn identity(&self, config: &Value) -> Value {
+        device::identity(config)
     }
 
     fn summary(&self) -> &'static str {

@@ -6,6 +6,16 @@ use std::fmt;
 use gristmill_kernels::device::Device as Machine;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The configuration without where a model is to compute: where it does compute is among the resources of a run, if results depend on it.
+pub(super) fn identity(config: &Value) -> Value {
+    let mut config = config.clone();
+    if let Some(map) = config.as_object_mut() {
+        map.shift_remove("device");
+    }
+    config
+}
 
 /// Where a model computes.
 ///

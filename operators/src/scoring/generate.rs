@@ -25,8 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::asking::{Answer, Asking, BackEnd, Columns, EndpointConfig, OnError, Prompting, Row, Sampling, identity};
-use super::reader::{Precision, default_column};
+use super::asking::{Answer, Asking, Columns, OnError, Row, Sampling, asking_config, identity};
 use crate::config::invalid;
 use crate::operator::{Operator, OperatorKind, OperatorSpec, extend_schema};
 use crate::resources::Resources;
@@ -38,74 +37,31 @@ const KIND: &str = "generate";
 #[derive(Clone, Copy, Debug)]
 pub struct GenerateKind;
 
-/// Configuration of `generate`. Either `endpoint` or `model` is given.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GenerateConfig {
-    /// A language model behind an endpoint.
-    #[serde(default)]
-    pub endpoint: Option<EndpointConfig>,
-    /// A language model in this process: a folder with `config.json` and safetensors, a URL of one, or a repository on the Hugging Face Hub.
-    #[serde(default)]
-    pub model: Option<String>,
-    /// An adapter of peft for `model` (LoRA, rsLoRA, DoRA): a folder with `adapter_config.json` and `adapter_model.safetensors`, a URL of one, or a
-    /// repository on the Hugging Face Hub.
-    #[serde(default)]
-    pub adapter: Option<String>,
-    /// The tokenizer, if it is not the one beside `model`; also what `max_text_tokens` counts with.
-    #[serde(default)]
-    pub tokenizer: Option<String>,
-    /// What the weights of `model` are rounded to.
-    #[serde(default)]
-    pub precision: Precision,
-    /// The text column.
-    #[serde(default = "default_column")]
-    pub column: String,
-    /// What is asked, a template in the syntax of Jinja; `{{ text }}` if left out.
-    #[serde(default)]
-    pub prompt: Option<String>,
-    /// A file that holds the template.
-    #[serde(default)]
-    pub prompt_file: Option<String>,
-    /// The system message.
-    #[serde(default)]
-    pub system: Option<String>,
-    /// A file that holds the system message; one that ends with `.json` an object whose `messages` stand before the prompt.
-    #[serde(default)]
-    pub system_file: Option<String>,
-    /// Whether the prompt is a message to answer. With `false` it is a text to continue.
-    #[serde(default = "default_chat")]
-    pub chat: bool,
-    /// The text is cut in front of the first occurrence of this.
-    #[serde(default)]
-    pub cut_at: Option<String>,
-    /// The text is cut after so many characters.
-    #[serde(default)]
-    pub max_characters: Option<usize>,
-    /// The text is cut after so many tokens of `tokenizer`.
-    #[serde(default)]
-    pub max_text_tokens: Option<usize>,
-    /// The most tokens that are written.
-    #[serde(default = "default_max_tokens")]
-    pub max_tokens: u32,
-    /// 0 takes the likeliest token each time; with more, tokens are drawn, the unlikely ones more often the higher it is.
-    #[serde(default)]
-    pub temperature: f32,
-    /// Tokens are drawn from the likeliest ones whose probabilities sum to at least this, above 0 and at most 1.
-    #[serde(default = "default_top_p")]
-    pub top_p: f32,
-    /// The text ends in front of the first of these.
-    #[serde(default)]
-    pub stop: Vec<String>,
-    /// Where random draws begin. Left out, an endpoint chooses, and a model in this process takes 0.
-    #[serde(default)]
-    pub seed: Option<u64>,
-    /// What becomes of a row for which nothing was written because of an error.
-    #[serde(default)]
-    pub on_error: OnMissing,
-    /// Where answers of an endpoint are kept, a folder or the URL of one. In the run's folder if left out; outside of runs they are not kept.
-    #[serde(default)]
-    pub cache: Option<String>,
+asking_config! {
+    /// Configuration of `generate`. Either `endpoint` or `model` is given.
+    pub struct GenerateConfig of KIND {
+        /// Whether the prompt is a message to answer. With `false` it is a text to continue.
+        #[serde(default = "default_chat")]
+        pub chat: bool,
+        /// The most tokens that are written.
+        #[serde(default = "default_max_tokens")]
+        pub max_tokens: u32,
+        /// 0 takes the likeliest token each time; with more, tokens are drawn, the unlikely ones more often the higher it is.
+        #[serde(default)]
+        pub temperature: f32,
+        /// Tokens are drawn from the likeliest ones whose probabilities sum to at least this, above 0 and at most 1.
+        #[serde(default = "default_top_p")]
+        pub top_p: f32,
+        /// The text ends in front of the first of these.
+        #[serde(default)]
+        pub stop: Vec<String>,
+        /// Where random draws begin. Left out, an endpoint chooses, and a model in this process takes 0.
+        #[serde(default)]
+        pub seed: Option<u64>,
+        /// What becomes of a row for which nothing was written because of an error.
+        #[serde(default)]
+        pub on_error: OnMissing,
+    }
 }
 
 /// What becomes of a row for which nothing was written because of an error.
@@ -136,8 +92,8 @@ fn default_top_p() -> f32 {
 impl GenerateConfig {
     fn read(config: &Value) -> Result<Self> {
         let parsed: Self = config::parse(KIND, config)?;
-        parsed.back_end().check()?;
-        parsed.prompting().check()?;
+        parsed.back_end(parsed.chat).check()?;
+        parsed.prompting(parsed.chat).check()?;
         let wrong = |key: &str, message: String| Err(invalid(KIND, key, message));
         if parsed.max_tokens == 0 {
             return wrong("max_tokens", "0; at least 1 is allowed".to_owned());
@@ -153,34 +109,6 @@ impl GenerateConfig {
             return wrong("stop", "one of the texts is empty".to_owned());
         }
         Ok(parsed)
-    }
-
-    fn back_end(&self) -> BackEnd<'_> {
-        BackEnd {
-            kind: KIND,
-            endpoint: self.endpoint.as_ref(),
-            model: self.model.as_deref(),
-            adapter: self.adapter.as_deref(),
-            tokenizer: self.tokenizer.as_deref(),
-            precision: self.precision,
-            cache: self.cache.as_deref(),
-        }
-    }
-
-    fn prompting(&self) -> Prompting<'_> {
-        Prompting {
-            kind: KIND,
-            column: &self.column,
-            prompt: self.prompt.as_deref(),
-            prompt_file: self.prompt_file.as_deref(),
-            system: self.system.as_deref(),
-            system_file: self.system_file.as_deref(),
-            cut_at: self.cut_at.as_deref(),
-            max_characters: self.max_characters,
-            max_text_tokens: self.max_text_tokens,
-            tokenizer: self.tokenizer.as_deref().or(self.model.as_deref()),
-            chat: self.chat,
-        }
     }
 }
 
@@ -216,9 +144,9 @@ impl OperatorKind for GenerateKind {
             Field::new(format!("{}_metadata", spec.name), DataType::Struct(fields()), true),
         ];
         let asking = Asking {
-            prompter: config.prompting().bind(input, resources)?,
+            prompter: config.prompting(config.chat).bind(input, resources)?,
             schema: extend_schema(spec, input, added)?,
-            answerer: config.back_end().open(resources)?,
+            answerer: config.back_end(config.chat).open(resources)?,
             sampling: Sampling {
                 max_tokens: config.max_tokens,
                 temperature: config.temperature,

@@ -46,7 +46,10 @@ pub(super) fn load(
     LOADED.get(key, || {
         let options = adapter.map(|location| AdapterOptions { location, apply: precision.apply() });
         let loaded = Model::load_adapted(location, options, resources, precision.into());
-        let (mut model, mut identities) = loaded.map_err(|error| unusable(location, &error))?;
+        let (mut model, mut identities) = loaded.map_err(|error| match (&error, adapter) {
+            (ModelError::Adapter(_), Some(adapter)) => unusable(adapter, &error),
+            _ => unusable(location, &error),
+        })?;
         if let Some(machine) = device.open().map_err(|message| invalid(kind, "device", message))? {
             match model.move_to(&machine, DEVICE_TOKENS) {
                 // A GPU that cannot have the model was not asked for by name; one that fails is an error all the same.

@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::device;
 use super::device::Device;
 use super::model_operator::{Columns, model_operator};
 use super::reader::{COMPUTE, Precision, Reader, Reading, default_column};
@@ -76,6 +77,10 @@ impl OperatorKind for NextTokenKind {
         KIND
     }
 
+    fn identity(&self, config: &Value) -> Value {
+        device::identity(config)
+    }
+
     fn summary(&self) -> &'static str {
         "the tokens that a language model expects after a text, with their probabilities"
     }
@@ -121,7 +126,14 @@ impl OperatorKind for NextTokenKind {
             let mut ids = Vec::new();
             let wrong = |message: String| invalid(KIND, &format!("candidates[{index}]"), message);
             reader.tokenizer.encode(candidate, false, &mut ids).map_err(|error| wrong(error.to_string()))?;
-            candidates.push(*ids.first().ok_or_else(|| wrong(format!("{candidate:?} has no token")))?);
+            let first = *ids.first().ok_or_else(|| wrong(format!("{candidate:?} has no token")))?;
+            if let Some(other) = candidates.iter().position(|&other| other == first) {
+                let other = &config.candidates[other];
+                let message =
+                    format!("{candidate:?} begins with the same token as {other:?}, so that they cannot be told apart");
+                return Err(wrong(message));
+            }
+            candidates.push(first);
         }
         let size = i32::try_from(candidates.len()).map_err(|_| invalid(KIND, "candidates", "too many"))?;
         if size > 0 {

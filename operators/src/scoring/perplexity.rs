@@ -23,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::device;
 use super::device::Device;
 use super::model_operator::{Columns, model_operator};
 use super::reader::{COMPUTE, Precision, Reader, Reading, default_column};
@@ -79,6 +80,10 @@ fn default_overlap() -> usize {
 impl OperatorKind for PerplexityKind {
     fn name(&self) -> &'static str {
         KIND
+    }
+
+    fn identity(&self, config: &Value) -> Value {
+        device::identity(config)
     }
 
     fn summary(&self) -> &'static str {

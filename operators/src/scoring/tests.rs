@@ -437,4 +437,6 @@ fn next_tokens_are_the_most_probable_ones() {
     assert!((f64::from(best) - expected).abs() < 1e-6, "the last two tokens are read");
     assert!(error("next_token", json!({"model": folder, "top": 0}), &batch).contains("1 to 1024"));
     assert!(error("next_token", json!({"model": folder, "candidates": [""]}), &batch).contains("candidates[0]"));
+    let twice = error("next_token", json!({"model": folder, "candidates": ["two", "one", "two"]}), &batch);
+    assert!(twice.contains("candidates[2]") && twice.contains("begins with the same token as \"two\""), "{twice}");
 }

@@ -30,6 +30,11 @@ pub(crate) struct SourceText {
     overrides: BTreeMap<String, String>,
 }
 
+/// `true` and `false` are the only booleans, as in YAML 1.2: a column may be called `n`, and `on` is a text.
+fn parse_yaml(text: &str) -> Result<Spanned<Tree>, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+}
+
 impl SourceText {
     /// Parses YAML (or JSON, which is a subset). `file` is the name that errors show.
     pub(crate) fn parse(file: &str, text: &str) -> Result<Self, DefinitionError> {
@@ -37,7 +42,7 @@ impl SourceText {
             let message = format!("the file has {} bytes; a pipeline file may have {MAX_BYTES} at most", text.len());
             return Err(DefinitionError::new(file, text, None, message));
         }
-        let root: Spanned<Tree> = serde_saphyr::from_str(text).map_err(|error| {
+        let root: Spanned<Tree> = parse_yaml(text).map_err(|error| {
             let place = error
                 .location()
                 .map(|location| Place { line: to_usize(location.line()), column: to_usize(location.column()) });
@@ -92,7 +97,7 @@ impl SourceText {
             let message = format!("'{assignment}' is not an override; write dotted.key=value");
             return Err(DefinitionError::new("command line", assignment, None, message));
         };
-        let value: Value = serde_saphyr::from_str::<Spanned<Tree>>(text)
+        let value: Value = parse_yaml(text)
             .map(|tree| flatten(tree, &mut String::new(), &mut BTreeMap::new()))
             .unwrap_or_else(|_| Value::String(text.to_owned()));
         let mut node = &mut self.value;
@@ -324,6 +329,15 @@ mod tests {
             let error = source.error(path, "x");
             assert_eq!(error.place().map(|place| (place.line, place.column)), Some((line, column)), "{path}");
         }
+    }
+
+    #[test]
+    fn only_true_and_false_are_booleans() {
+        let mut source = SourceText::parse("p.yaml", "name: n\nsink: {a: yes, b: true, c: off}\n").unwrap();
+        source.set("sink.d=no").unwrap();
+        source.set("sink.e=false").unwrap();
+        let expected = json!({"name": "n", "sink": {"a": "yes", "b": true, "c": "off", "d": "no", "e": false}});
+        assert_eq!(source.value(), &expected);
     }
 
     #[test]

@@ -458,8 +458,7 @@ fn taken_over(known: RunPlan) -> Result<SourcePlan> {
     Ok(SourcePlan { files: known.files, splits: known.splits, schema })
 }
 
-/// The steps for the fingerprint, with their names beside them so that differences are told by name.
-/// The steps as far as results depend on them.
+/// The steps for the fingerprint, as far as results depend on them, with their names beside them so that differences are told by name.
 fn step_values(steps: &[StepSpec], environment: &Environment) -> Result<Value> {
     steps
         .iter()

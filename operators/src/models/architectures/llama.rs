@@ -70,10 +70,17 @@ pub(super) fn assemble_olmo(config: &Config, loader: &Loader<'_>) -> Result<Asse
         norm: NormKind::Layer,
         norm_weight: false,
         epsilon: 1e-5,
-        clip: config.number(&["clip_qkv"])?.map(|most| most as f32),
+        clip: clip(config)?,
         ..llama(config, windows(config, false)?)?
     };
     build(config, loader, kin)
+}
+
+fn clip(config: &Config) -> Result<Option<f32>> {
+    match config.number(&["clip_qkv"])? {
+        Some(most) if most < 0.0 => Err(config.unsupported("clip_qkv", "a number from 0 on")),
+        most => Ok(most.map(|most| most as f32)),
+    }
 }
 
 /// OLMo 2: norms after the parts, and of all queries and all keys.

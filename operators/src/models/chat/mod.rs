@@ -77,14 +77,14 @@ impl ChatTemplate {
     /// A file that cannot be read as what it is, or several templates of which none is called `default`.
     pub fn load(location: &str, resources: &Resources) -> Result<(Option<Self>, Vec<ResourceIdentity>)> {
         let files = ModelFiles::new(location, resources);
-        let config = files.read_if_there(CONFIG);
+        let config = files.read_if_there(CONFIG)?;
         let path = files.path(CONFIG);
         let malformed = |message: String| ModelError::Malformed { path: path.clone(), message };
         let config: serde_json::Value = match &config {
             Some(bytes) => serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?,
             None => serde_json::Value::Null,
         };
-        let (source, source_path) = match files.read_if_there(FILE) {
+        let (source, source_path) = match files.read_if_there(FILE)? {
             Some(bytes) => {
                 let path = files.path(FILE);
                 let text = String::from_utf8(bytes.to_vec());
@@ -96,7 +96,7 @@ impl ChatTemplate {
         };
         let Some(source) = source else { return Ok((None, files.identities())) };
         let mut special_tokens = special_tokens(&config);
-        if let Some(bytes) = files.read_if_there("special_tokens_map.json") {
+        if let Some(bytes) = files.read_if_there("special_tokens_map.json")? {
             let path = files.path("special_tokens_map.json");
             let map = serde_json::from_slice(&bytes)
                 .map_err(|error| ModelError::Malformed { path, message: error.to_string() })?;

@@ -293,13 +293,7 @@ impl<'a, T: Float> Pass<'a, T> {
             }
         }
         context.resize(queries.len())?;
-        let kernel = attention::Attention {
-            query_heads: heads.queries,
-            key_heads: heads.keys,
-            width: heads.width,
-            scale: heads.scale,
-            mask: attention.mask,
-        };
+        let kernel = heads.kernel(attention.mask);
         let buffers = attention::Forward {
             q: attention::Heads::dense(queries.read(), heads.queries, heads.width),
             k: attention::Heads::dense(keys.read(), heads.keys, heads.width),

@@ -201,6 +201,9 @@ impl<T: Float> Head<T> {
         Ok(match head {
             heads::Head::None => Self::None,
             heads::Head::LanguageModel(head) => {
+                if head.bias().is_some() {
+                    return Err(ModelError::NotOnDevice { what: "heads of language models with a bias" });
+                }
                 let weights = matrix::<T>(head.weights());
                 let is_tied = weights.len() == embeddings.len()
                     && weights.iter().zip(embeddings).all(|(weight, &embedding)| {

@@ -16,7 +16,7 @@ const KEY: &str = "eos_token_id";
 pub fn end_tokens(location: &str, resources: &Resources) -> Result<(Vec<u32>, Vec<ResourceIdentity>)> {
     let files = ModelFiles::new(location, resources);
     let mut ends = None;
-    if let Some(bytes) = files.read_if_there("generation_config.json") {
+    if let Some(bytes) = files.read_if_there("generation_config.json")? {
         ends = read(&files, "generation_config.json", &bytes)?;
     }
     if ends.is_none() {

@@ -59,17 +59,18 @@ impl<'a> Document<'a> {
             return Err(ModelError::Input { what: "token id", index, value: ids[index].into(), allowed });
         }
         let (mut first, mut end) = (0, ids.len().saturating_add(*most));
-        // The last token is written and not read.
-        let positions = generator.model.most_positions().map_or(usize::MAX, |positions| positions.saturating_add(1));
-        if end > positions {
+        let positions = generator.model.most_positions().unwrap_or(usize::MAX);
+        // The last token is written and not read, so that one more fits; lm-eval does not count on it where it cuts.
+        let limit = if *overflow == Overflow::CutPrompt { positions } else { positions.saturating_add(1) };
+        if end > limit {
             let too_long = match overflow {
                 Overflow::EndWithModel => {
-                    end = positions;
-                    ids.len() >= positions
+                    end = limit;
+                    ids.len() >= limit
                 }
                 Overflow::CutPrompt => {
-                    first = end - positions;
-                    end = positions;
+                    first = end - limit;
+                    end = limit;
                     first >= ids.len()
                 }
                 Overflow::Refuse => true,
@@ -80,9 +81,8 @@ impl<'a> Document<'a> {
                     _ => *most,
                 };
                 let allowed = format!(
-                    "at most {}, so that {room} more fit into the {} positions of the model,",
-                    positions.saturating_sub(room),
-                    positions - 1
+                    "at most {}, so that {room} more fit into the {positions} positions of the model,",
+                    limit.saturating_sub(room)
                 );
                 return wrong("number of tokens of prompt", ids.len(), allowed);
             }

@@ -64,7 +64,8 @@ impl Sampling {
 
     /// Tokens that can be drawn, with weights that are their probabilities times one factor.
     fn kept(&self, logits: &[f32], most: f32) -> Vec<(u32, f64)> {
-        let weight = |logit: f32| (f64::from(logit / self.temperature) - f64::from(most / self.temperature)).exp();
+        // In double precision, in which no quotient of two singles overflows.
+        let weight = |logit: f32| ((f64::from(logit) - f64::from(most)) / f64::from(self.temperature)).exp();
         let least = self.top_k.filter(|&k| k < logits.len()).map_or(f32::NEG_INFINITY, |k| {
             let mut sorted = logits.to_vec();
             *sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1

@@ -60,7 +60,7 @@
 //!    + 2 H)                                  rows with targets, and their gradients
 //! ```
 //!
-//! bytes, and what [`LinearCe::forward_backward_memory`] says for the head. [`Backward::with_kept_bytes`] keeps the
+//! bytes, and what [`forward_backward_memory`](gristmill_kernels::linear_ce::LinearCe::forward_backward_memory) says for the head. [`Backward::with_kept_bytes`] keeps the
 //! results of as many of the last layers as fit into so many bytes, instead of running them again.
 
 mod classifier;
@@ -77,8 +77,6 @@ mod tests;
 pub use collect::{DocumentGradients, DocumentNorms, ParameterGradients};
 pub use loss::{Loss, Losses, Reduction, TokenLoss, token_weights};
 pub use tap::{Gradient, HeadGradient, LinearGradient, Lookups, TableGradient, Tap, VectorGradient};
-
-use gristmill_kernels::linear_ce::LinearCe;
 
 use super::error::{ModelError, Result};
 use super::heads::Head;
@@ -187,8 +185,7 @@ impl<'m> Backward<'m> {
         };
 
         // The loss, and the gradient of hidden states.
-        let linear_ce =
-            LinearCe { width: *hidden, vocabulary: transformer.vocabulary, logit_scale: 1.0, label_smoothing: 0.0 };
+        let linear_ce = model.linear_ce();
         let mut stream = Vec::new();
         let (losses, tied_head) = match (&model.head, loss) {
             (Head::LanguageModel(head), Loss::Tokens(loss)) => {

@@ -9,6 +9,7 @@ use super::loss::expect_length;
 use crate::models::error::Result;
 use crate::models::layers::Compute;
 use crate::models::parameters::{Module, Parameter};
+use crate::models::transformer::add;
 
 /// Takes the gradients of parameters while a backward pass goes from the last layer to the first.
 ///
@@ -253,8 +254,4 @@ impl TableGradient<'_> {
 /// The rows of a document.
 pub(super) fn range(offsets: &[i64], document: usize) -> Range<usize> {
     offsets[document] as usize..offsets[document + 1] as usize
-}
-
-fn add(to: &mut [f32], from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }

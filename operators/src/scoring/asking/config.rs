@@ -81,11 +81,18 @@ pub(in crate::scoring) struct BackEnd<'a> {
     pub(in crate::scoring) tokenizer: Option<&'a str>,
     pub(in crate::scoring) precision: Precision,
     pub(in crate::scoring) cache: Option<&'a str>,
+    /// Whether texts are cut after so many tokens of `tokenizer`.
+    pub(in crate::scoring) max_text_tokens: Option<usize>,
+    /// Whether prompts are messages to answer.
+    pub(in crate::scoring) chat: bool,
 }
 
 impl BackEnd<'_> {
     /// Refuses what contradicts itself; needs no file and no network.
     pub(in crate::scoring) fn check(&self) -> Result<()> {
+        if self.cache == Some("") {
+            return Err(invalid(self.kind, "cache", "the location is empty; leave 'cache' out for the run's folder"));
+        }
         match (self.endpoint, self.model) {
             (Some(_), Some(_)) => Err(invalid(
                 self.kind,
@@ -102,6 +109,16 @@ impl BackEnd<'_> {
                 "adapter",
                 "an endpoint has its own; an adapter belongs to a 'model' in this process",
             )),
+            (Some(_), None) if self.precision != Precision::default() => Err(invalid(
+                self.kind,
+                "precision",
+                "an endpoint has its own; a precision belongs to a 'model' in this process",
+            )),
+            (Some(_), None) if self.tokenizer.is_some() && self.max_text_tokens.is_none() => Err(invalid(
+                self.kind,
+                "tokenizer",
+                "an endpoint has its own; here it only counts tokens for 'max_text_tokens', which is not given",
+            )),
             (Some(endpoint), None) => endpoint.check(self.kind),
             (None, Some(_)) if self.cache.is_some() => {
                 Err(invalid(self.kind, "cache", "answers of a model in this process are not kept; leave 'cache' out"))
@@ -117,14 +134,16 @@ impl BackEnd<'_> {
             (Some(endpoint), _) => Ok(Arc::new(Endpoint::new(self.kind, endpoint, self.cache, resources)?)),
             (None, model) => {
                 let model = model.unwrap_or_default();
-                Ok(Arc::new(LocalModel::load(
-                    model,
-                    self.adapter,
-                    self.tokenizer,
-                    self.precision,
-                    Limits::default(),
-                    resources,
-                )?))
+                let (adapter, tokenizer, limits) = (self.adapter, self.tokenizer, Limits::default());
+                let answerer = LocalModel::load(model, adapter, tokenizer, self.precision, limits, resources)?;
+                if self.chat && !answerer.has_chat_template() {
+                    let message = format!(
+                        "'{model}' has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); a model that \
+                         follows instructions has one. 'generate' with 'chat: false' needs none"
+                    );
+                    return Err(invalid(self.kind, "model", message));
+                }
+                Ok(Arc::new(answerer))
             }
         }
     }

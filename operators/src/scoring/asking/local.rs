@@ -66,6 +66,12 @@ impl LocalModel {
         Ok(Self { model, tokenizer, template, ends, limits, location: location.to_owned(), identities })
     }
 
+    /// Whether messages can be put into a text for it.
+    #[must_use]
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     fn prompt(&self, request: &Request) -> Result<Prompt, AskError> {
         let ids = match &request.input {
             Input::Prompt(text) => encode(&self.tokenizer, text),

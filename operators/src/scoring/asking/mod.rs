@@ -5,6 +5,7 @@
 
 mod config;
 mod endpoint;
+mod keys;
 mod local;
 mod operator;
 mod prompt;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::config::EndpointConfig;
 pub(super) use self::config::{BackEnd, identity};
+pub(super) use self::keys::asking_config;
 pub use self::local::LocalModel;
 pub(super) use self::operator::{Asking, Columns, OnError, Row};
 pub(super) use self::prompt::Prompting;

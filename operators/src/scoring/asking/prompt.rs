@@ -73,6 +73,11 @@ impl Prompting<'_> {
                 "a text that is continued has no system message; leave 'system' and 'system_file' out",
             );
         }
+        for (key, text) in [("prompt", self.prompt), ("system", self.system)] {
+            if text.is_some_and(|text| text.trim().is_empty()) {
+                return wrong(key, "the text is empty");
+            }
+        }
         if self.cut_at == Some("") {
             return wrong("cut_at", "the marker is empty");
         }
@@ -94,7 +99,8 @@ impl Prompting<'_> {
             let (bytes, identity) = resources.read(location)?;
             identities.push(identity);
             let text = String::from_utf8(bytes.into());
-            text.map_err(|error| unusable(location, format!("not UTF-8: {error}")))
+            let text = text.map_err(|error| unusable(location, format!("not UTF-8: {error}")))?;
+            if text.trim().is_empty() { Err(unusable(location, "the file is empty".to_owned())) } else { Ok(text) }
         };
         let (template, from) = match (self.prompt, self.prompt_file) {
             (None, Some(file)) => (read(file)?, "prompt_file"),
@@ -113,6 +119,7 @@ impl Prompting<'_> {
         }
         let environment = environment(template).map_err(|error| invalid(self.kind, from, explain(&error)))?;
         let others = self.others(&environment, from, input)?;
+        try_out(&environment, &others).map_err(|error| invalid(self.kind, from, explain(&error)))?;
         Ok(Prompter {
             kind: self.kind,
             column: self.column.to_owned(),
@@ -133,7 +140,11 @@ impl Prompting<'_> {
         let globals: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
         let names: BTreeSet<String> = template.undeclared_variables(false).into_iter().collect();
         let mut others = Vec::new();
-        for name in names.into_iter().filter(|name| name != TEXT && !globals.contains(name.as_str())) {
+        // A column hides what the template's language knows by the same name.
+        let is_column = |name: &str| input.field_with_name(name).is_ok();
+        for name in
+            names.into_iter().filter(|name| name != TEXT && (is_column(name) || !globals.contains(name.as_str())))
+        {
             let (_, data_type) = require_column(self.kind, input, &name)?;
             if !row::is_supported(data_type) {
                 return Err(OperatorError::ColumnType {
@@ -239,7 +250,25 @@ fn messages(location: &str, text: String) -> Result<Vec<Message>> {
             format!("{error}; expected an object {{\"messages\": [{{\"role\": …, \"content\": …}}, …]}}"),
         )
     })?;
+    if prefix.messages.is_empty() {
+        return Err(unusable(location, "'messages' is empty; at least one is expected".to_owned()));
+    }
     Ok(prefix.messages)
+}
+
+/// Renders the template for a row of empty values: filters, tests and functions that do not exist are the same for every row. What goes wrong with
+/// such values may go right with others.
+fn try_out(environment: &Environment<'_>, others: &[String]) -> Result<(), minijinja::Error> {
+    use minijinja::ErrorKind::{UnknownFilter, UnknownFunction, UnknownMethod, UnknownTest};
+
+    let names = others.iter().map(String::as_str).chain([TEXT]);
+    let values = Value::from_pairs(names.map(|name| (name, Value::from(""))));
+    match environment.get_template(TEMPLATE)?.render(values) {
+        Err(error) if matches!(error.kind(), UnknownFilter | UnknownFunction | UnknownMethod | UnknownTest) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn system(text: &str) -> Message {

@@ -29,8 +29,7 @@ use serde_json::Value;
 
 pub use self::parse::{Group, JsonField, Parse};
 use self::parse::{Parser, Verdict};
-use super::asking::{Answer, Asking, BackEnd, Columns, EndpointConfig, OnError, Prompting, Row, Sampling, identity};
-use super::reader::{Precision, default_column};
+use super::asking::{Answer, Asking, Columns, OnError, Row, Sampling, asking_config, identity};
 use crate::config::invalid;
 use crate::operator::{Operator, OperatorKind, OperatorSpec, extend_schema};
 use crate::resources::Resources;
@@ -42,63 +41,20 @@ const KIND: &str = "judge";
 #[derive(Clone, Copy, Debug)]
 pub struct JudgeKind;
 
-/// Configuration of `judge`. Either `endpoint` or `model` is given.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct JudgeConfig {
-    /// A language model behind an endpoint.
-    #[serde(default)]
-    pub endpoint: Option<EndpointConfig>,
-    /// A language model in this process: a folder with `config.json` and safetensors, a URL of one, or a repository on the Hugging Face Hub.
-    #[serde(default)]
-    pub model: Option<String>,
-    /// An adapter of peft for `model` (LoRA, rsLoRA, DoRA): a folder with `adapter_config.json` and `adapter_model.safetensors`, a URL of one, or a
-    /// repository on the Hugging Face Hub.
-    #[serde(default)]
-    pub adapter: Option<String>,
-    /// The tokenizer, if it is not the one beside `model`; also what `max_text_tokens` counts with.
-    #[serde(default)]
-    pub tokenizer: Option<String>,
-    /// What the weights of `model` are rounded to.
-    #[serde(default)]
-    pub precision: Precision,
-    /// The text column.
-    #[serde(default = "default_column")]
-    pub column: String,
-    /// What is asked, a template in the syntax of Jinja; `{{ text }}` if left out.
-    #[serde(default)]
-    pub prompt: Option<String>,
-    /// A file that holds the template.
-    #[serde(default)]
-    pub prompt_file: Option<String>,
-    /// The system message.
-    #[serde(default)]
-    pub system: Option<String>,
-    /// A file that holds the system message; one that ends with `.json` an object whose `messages` stand before the prompt.
-    #[serde(default)]
-    pub system_file: Option<String>,
-    /// The text is cut in front of the first occurrence of this.
-    #[serde(default)]
-    pub cut_at: Option<String>,
-    /// The text is cut after so many characters.
-    #[serde(default)]
-    pub max_characters: Option<usize>,
-    /// The text is cut after so many tokens of `tokenizer`.
-    #[serde(default)]
-    pub max_text_tokens: Option<usize>,
-    /// The most tokens of an answer.
-    #[serde(default = "default_max_tokens")]
-    pub max_tokens: u32,
-    /// How the verdict is read out of the answer: `bracket_digit`, `{json: {field: …, true_values: […], false_values: […]}}` or
-    /// `{regex: {pattern: …, group: …, true_values: […], false_values: […]}}`.
-    #[serde(default)]
-    pub parse: Parse,
-    /// What becomes of a row without a verdict.
-    #[serde(default)]
-    pub on_error: OnMissing,
-    /// Where answers of an endpoint are kept, a folder or the URL of one. In the run's folder if left out; outside of runs they are not kept.
-    #[serde(default)]
-    pub cache: Option<String>,
+asking_config! {
+    /// Configuration of `judge`. Either `endpoint` or `model` is given.
+    pub struct JudgeConfig of KIND {
+        /// The most tokens of an answer.
+        #[serde(default = "default_max_tokens")]
+        pub max_tokens: u32,
+        /// How the verdict is read out of the answer: `bracket_digit`, `{json: {field: …, true_values: […], false_values: […]}}` or
+        /// `{regex: {pattern: …, group: …, true_values: […], false_values: […]}}`.
+        #[serde(default)]
+        pub parse: Parse,
+        /// What becomes of a row without a verdict.
+        #[serde(default)]
+        pub on_error: OnMissing,
+    }
 }
 
 /// What becomes of a row without a verdict.
@@ -123,41 +79,13 @@ fn default_max_tokens() -> u32 {
 impl JudgeConfig {
     fn read(config: &Value) -> Result<Self> {
         let parsed: Self = config::parse(KIND, config)?;
-        parsed.back_end().check()?;
-        parsed.prompting().check()?;
+        parsed.back_end(true).check()?;
+        parsed.prompting(true).check()?;
         Parser::new(&parsed.parse)?;
         if parsed.max_tokens == 0 {
             return Err(invalid(KIND, "max_tokens", "0; at least 1 is allowed"));
         }
         Ok(parsed)
-    }
-
-    fn back_end(&self) -> BackEnd<'_> {
-        BackEnd {
-            kind: KIND,
-            endpoint: self.endpoint.as_ref(),
-            model: self.model.as_deref(),
-            adapter: self.adapter.as_deref(),
-            tokenizer: self.tokenizer.as_deref(),
-            precision: self.precision,
-            cache: self.cache.as_deref(),
-        }
-    }
-
-    fn prompting(&self) -> Prompting<'_> {
-        Prompting {
-            kind: KIND,
-            column: &self.column,
-            prompt: self.prompt.as_deref(),
-            prompt_file: self.prompt_file.as_deref(),
-            system: self.system.as_deref(),
-            system_file: self.system_file.as_deref(),
-            cut_at: self.cut_at.as_deref(),
-            max_characters: self.max_characters,
-            max_text_tokens: self.max_text_tokens,
-            tokenizer: self.tokenizer.as_deref().or(self.model.as_deref()),
-            chat: true,
-        }
     }
 }
 
@@ -193,9 +121,9 @@ impl OperatorKind for JudgeKind {
             Field::new(format!("{}_metadata", spec.name), DataType::Struct(fields()), false),
         ];
         let asking = Asking {
-            prompter: config.prompting().bind(input, resources)?,
+            prompter: config.prompting(true).bind(input, resources)?,
             schema: extend_schema(spec, input, added)?,
-            answerer: config.back_end().open(resources)?,
+            answerer: config.back_end(true).open(resources)?,
             sampling: Sampling {
                 max_tokens: config.max_tokens,
                 temperature: 0.0,

@@ -86,6 +86,11 @@ impl Parser {
         match parse {
             Parse::BracketDigit => Ok(Self::BracketDigit),
             Parse::Json(field) => {
+                if field.field.split('.').any(str::is_empty) {
+                    let message =
+                        format!("{:?}; names and positions with single dots between are allowed", field.field);
+                    return Err(invalid(KIND, "parse.json.field", message));
+                }
                 check_values("parse.json", &field.true_values, &field.false_values)?;
                 Ok(Self::Json(field.clone()))
             }

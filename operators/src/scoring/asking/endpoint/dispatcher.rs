@@ -12,9 +12,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::pace::{Rate, Waits};
-use super::protocol::{self, Encoded};
+use super::protocol::{self, Encoded, Malformed};
 use super::{Answer, AskError};
 use crate::network::{Hold, Network, Post, PostError, Posted, Secret};
 use crate::records::{RecordKey, Records};
@@ -62,8 +63,9 @@ pub(super) struct Dispatcher {
     under_way: usize,
     rate: Rate,
     waits: Waits,
-    /// When the endpoint last responded in any way.
-    responded: Option<Instant>,
+    /// When the endpoint last answered a request.
+    answered: Option<Instant>,
+    /// Whether it ever did, in this process or an earlier one.
     has_answered: bool,
     /// Why nothing new is sent; until every job has gone.
     broken: Option<String>,
@@ -78,13 +80,24 @@ struct Job {
     first_sent: Option<Instant>,
     /// Kept while the request is under way.
     hold: Option<Hold>,
-    answer: Option<Answer>,
+    answer: Option<Kept>,
+}
+
+/// What is stored of an answer.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Kept {
+    Answer(Answer),
+    /// It was paid for, and holds no text: why not.
+    Unusable {
+        unusable: String,
+    },
 }
 
 /// How a response is taken.
 enum Outcome {
-    Answered(Answer),
-    Again { message: String, named: Option<Duration>, is_outage: bool },
+    Answered(Kept),
+    Again { message: String, named: Option<Duration> },
     Failed(AskError),
 }
 
@@ -99,7 +112,7 @@ impl Dispatcher {
             under_way: 0,
             rate,
             waits: Waits::default(),
-            responded: None,
+            answered: None,
             has_answered: false,
             broken: None,
         }
@@ -110,7 +123,7 @@ impl Dispatcher {
             let now = Instant::now();
             self.wake(now);
             self.send_ready(now);
-            let first = match self.next_time() {
+            let first = match self.next_time(now) {
                 None => events.recv().ok(),
                 Some(time) => match events.recv_timeout(time.saturating_duration_since(Instant::now())) {
                     Ok(event) => Some(event),
@@ -162,8 +175,11 @@ impl Dispatcher {
         }
         match (found, &self.broken) {
             (Err(message), _) => self.break_off(&format!("kept answers cannot be read: {message}"), Some(key)),
-            // A record that another version wrote is asked for again.
-            (Ok(Some(value)), _) if let Ok(answer) = serde_json::from_slice(&value) => self.leave(key, Ok(answer)),
+            (Ok(Some(value)), _) if let Ok(kept) = serde_json::from_slice(&value) => {
+                self.has_answered = true;
+                self.leave_kept(key, kept);
+            }
+            // What cannot be read is asked for again, and then found in its place.
             (Ok(_), Some(message)) => self.leave(key, Err(AskError::Answerer(message.clone()))),
             (Ok(_), None) => self.ready.push_back(key),
         }
@@ -203,25 +219,23 @@ impl Dispatcher {
         }
     }
 
-    fn next_time(&self) -> Option<Instant> {
+    /// When there is something to do without an event, seen from the moment for which it was looked what can be sent.
+    fn next_time(&self, now: Instant) -> Option<Instant> {
         let delayed = self.delayed.peek().map(|Reverse((time, _))| *time);
         let is_waiting = !self.ready.is_empty() && self.under_way < self.settings.concurrency;
-        let allowed = if is_waiting { self.rate.wait(Instant::now()) } else { None };
+        let allowed = if is_waiting { self.rate.wait(now) } else { None };
         delayed.into_iter().chain(allowed).min()
     }
 
     fn ended(&mut self, key: RecordKey, ended: Result<Posted, PostError>, now: Instant) {
-        if ended.is_ok() {
-            self.responded = Some(now);
-        }
-        let outcome = judge(ended, self.has_answered);
+        let outcome = judge(ended, self.has_answered, self.settings.bearer.as_ref());
         let Some(job) = self.jobs.get_mut(&key) else { return };
         match outcome {
             Outcome::Answered(answer) => {
-                self.has_answered = true;
+                (self.has_answered, self.answered) = (true, Some(now));
                 let Some(records) = &self.settings.records else {
                     self.under_way -= 1;
-                    return self.leave(key, Ok(answer));
+                    return self.leave_kept(key, answer);
                 };
                 // A struct of texts and numbers has a form in JSON.
                 let value = serde_json::to_vec(&answer).unwrap_or_default();
@@ -237,7 +251,7 @@ impl Dispatcher {
                     AskError::Request(message) => self.fail(key, message),
                 }
             }
-            Outcome::Again { message, named, is_outage } => {
+            Outcome::Again { message, named } => {
                 self.under_way -= 1;
                 job.hold = None;
                 if let Some(message) = &self.broken {
@@ -256,9 +270,11 @@ impl Dispatcher {
                     1 => message,
                     attempts => format!("{message}, at the last of {attempts} attempts"),
                 };
-                let nothing_since = self.responded.is_none_or(|time| job.first_sent.is_some_and(|sent| time < sent));
-                if is_outage && nothing_since {
-                    self.break_off(&format!("the endpoint cannot be reached: {message}"), Some(key));
+                // Where nobody was answered all the while it is the endpoint that fails, and not the request. A single one that is left cannot
+                // tell; then it counts whether any was answered before.
+                let nothing_since = self.answered.is_none_or(|time| job.first_sent.is_some_and(|sent| time < sent));
+                if nothing_since && (self.jobs.len() > 1 || !self.has_answered) {
+                    self.break_off(&format!("the endpoint answers nothing: {message}"), Some(key));
                 } else {
                     self.fail(key, message);
                 }
@@ -272,9 +288,16 @@ impl Dispatcher {
             Err(message) => self.break_off(&format!("an answer cannot be kept: {message}"), Some(key)),
             Ok(()) => {
                 if let Some(answer) = self.jobs.get_mut(&key).and_then(|job| job.answer.take()) {
-                    self.leave(key, Ok(answer));
+                    self.leave_kept(key, answer);
                 }
             }
+        }
+    }
+
+    fn leave_kept(&mut self, key: RecordKey, kept: Kept) {
+        match kept {
+            Kept::Answer(answer) => self.leave(key, Ok(answer)),
+            Kept::Unusable { unusable } => self.fail(key, unusable),
         }
     }
 
@@ -320,24 +343,21 @@ impl Waiter {
 }
 
 /// How a response is taken by an endpoint that has answered something before, or nothing yet.
-fn judge(ended: Result<Posted, PostError>, has_answered: bool) -> Outcome {
+fn judge(ended: Result<Posted, PostError>, has_answered: bool, secret: Option<&Secret>) -> Outcome {
     let posted = match ended {
         Ok(posted) => posted,
         Err(PostError::Unsendable(message)) => return Outcome::Failed(AskError::Answerer(message)),
-        Err(error) => {
-            let is_outage = matches!(error, PostError::Connection(_));
-            return Outcome::Again { message: error.to_string(), named: None, is_outage };
-        }
+        Err(error) => return Outcome::Again { message: error.to_string(), named: None },
     };
-    let message = || protocol::explain(posted.status, &posted.body);
+    let message = || protocol::explain(posted.status, &posted.body, secret);
     match posted.status {
-        200..=299 => match protocol::decode(&posted.body) {
-            Ok(answer) => Outcome::Answered(answer),
-            Err(message) => Outcome::Failed(AskError::Request(message)),
+        200..=299 => match protocol::decode(&posted.body, secret) {
+            Ok(answer) => Outcome::Answered(Kept::Answer(answer)),
+            Err(Malformed::Answer(unusable)) => Outcome::Answered(Kept::Unusable { unusable }),
+            // Something else answers at this address, for now or for ever.
+            Err(Malformed::Response(message)) => Outcome::Again { message, named: None },
         },
-        408 | 409 | 429 | 500..=599 => {
-            Outcome::Again { message: message(), named: posted.retry_after, is_outage: false }
-        }
+        408 | 409 | 429 | 500..=599 => Outcome::Again { message: message(), named: posted.retry_after },
         // The address, the key or the model is wrong, whatever is asked. Some endpoints refuse single prompts with 403.
         300..=399 | 401 | 404 => Outcome::Failed(AskError::Answerer(message())),
         403 if !has_answered => Outcome::Failed(AskError::Answerer(message())),

@@ -5,8 +5,8 @@
 //! one is under way waits for that one's answer.
 //!
 //! Where answers are kept, each is stored before anybody sees it, under a key made of everything that it depends on. A request that was answered once is
-//! never sent again by any process that looks in the same place. What can be paid for twice are requests that were under way when a process was
-//! killed, and those whose response was lost on the way: at most `concurrency` for each kill. A request keeps its place among the `concurrency` until its
+//! never sent again by any process that looks in the same place later: processes that work at the same time see one another's answers within a second. What can be paid
+//! for twice are requests that were under way when a process was killed, and those whose response was lost on the way: at most `concurrency` for each kill. A request keeps its place among the `concurrency` until its
 //! answer is stored.
 
 mod dispatcher;

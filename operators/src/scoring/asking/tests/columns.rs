@@ -1,6 +1,7 @@
 //! The columns that come out, whatever becomes of rows without an answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::BooleanArray;
 use arrow_array::types::{Int64Type, UInt32Type};
@@ -8,6 +9,7 @@ use arrow_array::types::{Int64Type, UInt32Type};
 use super::*;
 use crate::conformance;
 use crate::guard::{Guarded, RowPredicate};
+use crate::models::tests::reference;
 use crate::scoring::{GenerateKind, JudgeKind};
 
 #[test]
@@ -46,9 +48,16 @@ fn troubled() -> (RecordBatch, Resources) {
         "fox" => Reply::text("I say [1]."),
         "long" => Reply::status(400, "{\"error\": {\"message\": \"the prompt is too long\"}}"),
         "vague" => Reply::text("perhaps"),
-        _ => Reply::status(200, "<html>a proxy</html>"),
+        // When others have been answered.
+        _ => Reply::status(200, "<html>a proxy</html>").after(Duration::from_millis(300)),
     });
     (table(&[Some("fox"), None, Some("long"), Some("vague"), Some("html")]), network.resources())
+}
+
+/// A configuration with which requests are sent once.
+fn once(mut more: Value) -> Value {
+    more["endpoint"] = json!({"attempts": 1});
+    config(more)
 }
 
 #[test]
@@ -57,7 +66,7 @@ fn rows_without_a_verdict_go_where_the_configuration_says() {
     for (on_error, expected) in
         [("filter", [true, false, true, true, true]), ("keep", [true, false, false, false, false])]
     {
-        let judged = run("judge", config(json!({"on_error": on_error})), &batch, &resources);
+        let judged = run("judge", once(json!({"on_error": on_error})), &batch, &resources);
         assert_eq!(verdicts(&judged), expected, "{on_error}");
         assert_eq!(metadata(&judged, "judge_metadata", "judgment"), ["1", "", "", "", ""]);
         assert_eq!(metadata(&judged, "judge_metadata", "completion"), ["I say [1].", "", "", "perhaps", ""]);
@@ -67,9 +76,9 @@ fn rows_without_a_verdict_go_where_the_configuration_says() {
         assert!(errors[3].contains("no digit"), "{}", errors[3]);
         assert!(errors[4].contains("is no JSON") && errors[4].contains("<html>"), "{}", errors[4]);
     }
-    assert!(verdicts(&run("judge", config(json!({})), &batch, &resources))[2], "the default closes the filter");
+    assert!(verdicts(&run("judge", once(json!({})), &batch, &resources))[2], "the default closes the filter");
 
-    let screened = output("judge", config(json!({"on_error": "quarantine"})), &batch, &resources).unwrap();
+    let screened = output("judge", once(json!({"on_error": "quarantine"})), &batch, &resources).unwrap();
     let kept: Vec<i64> = screened.batches[0]["id"].as_primitive::<Int64Type>().values().to_vec();
     assert_eq!((kept, screened.rows_quarantined()), (vec![0, 1], 3));
     let quarantined: Vec<(u64, &str)> =
@@ -77,14 +86,14 @@ fn rows_without_a_verdict_go_where_the_configuration_says() {
     assert_eq!(quarantined[0], (2, "status 400: the prompt is too long"));
     assert_eq!((quarantined[1].0, quarantined[2].0), (3, 4));
 
-    let message = error("judge", config(json!({"on_error": "fail"})), &batch, &resources);
+    let message = error("judge", once(json!({"on_error": "fail"})), &batch, &resources);
     assert_eq!(message, "judge: row 2: status 400: the prompt is too long");
 }
 
 #[test]
 fn generated_texts_stand_beside_all_other_columns() {
     let (batch, resources) = troubled();
-    let written = run("generate", config(json!({})), &batch, &resources);
+    let written = run("generate", once(json!({})), &batch, &resources);
     assert_eq!(written.columns()[..2], batch.columns()[..]);
     let texts: Vec<Option<&str>> = written["generate"].as_string::<i32>().iter().collect();
     assert_eq!(texts, [Some("I say [1]."), None, None, Some("perhaps"), None]);
@@ -97,7 +106,7 @@ fn generated_texts_stand_beside_all_other_columns() {
     assert_eq!(metadata["prompt_tokens"].as_primitive::<UInt32Type>().value(0), 7);
     let errors = metadata["error"].as_string::<i32>();
     assert_eq!(errors.value(2), "status 400: the prompt is too long");
-    let message = error("generate", config(json!({"on_error": "fail"})), &batch, &resources);
+    let message = error("generate", once(json!({"on_error": "fail"})), &batch, &resources);
     assert!(message.contains("row 2: status 400"), "{message}");
 }
 
@@ -156,6 +165,10 @@ fn bad_configurations_are_named() {
         std::fs::write(folder.path().join(name), text).unwrap();
         folder.path().join(name)
     };
+    let without_template = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(reference("llama").unwrap().join(name), without_template.path().join(name)).unwrap();
+    }
     for (kind, more, expected) in [
         ("judge", json!({"endpoint": {"url": "host:8000"}}), "'endpoint.url': not an address"),
         ("judge", json!({"endpoint": {"url": "http://me:pass@host/v1"}}), "the address holds credentials"),
@@ -186,6 +199,16 @@ fn bad_configurations_are_named() {
             json!({"system_file": file("b.json", "{\"messages\": [{\"role\": \"user\"}]}")}),
             "missing field `content`",
         ),
+        ("judge", json!({"system_file": file("c.txt", " ")}), "the file is empty"),
+        ("judge", json!({"system_file": file("d.json", "{\"messages\": []}")}), "'messages' is empty"),
+        ("judge", json!({"prompt": ""}), "'prompt': the text is empty"),
+        ("judge", json!({"system": " "}), "'system': the text is empty"),
+        ("judge", json!({"prompt": "{{ text | nofilter }}"}), "'prompt': the template, line 1"),
+        ("judge", json!({"parse": {"json": {"field": "a..b"}}}), "'parse.json.field': \"a..b\""),
+        ("judge", json!({"cache": ""}), "'cache': the location is empty"),
+        ("judge", json!({"precision": "nf4"}), "'precision': an endpoint has its own"),
+        ("judge", json!({"tokenizer": "t"}), "'tokenizer': an endpoint has its own"),
+        ("judge", json!({"endpoint": null, "model": without_template.path()}), "has no chat template"),
         ("judge", json!({"column": "body"}), "no column 'body'"),
         ("judge", json!({"column": "id"}), "column 'id' has type Int64"),
         ("judge", json!({"cut_at": ""}), "'cut_at': the marker is empty"),
