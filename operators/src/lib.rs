@@ -21,8 +21,8 @@
 //! # Ok::<(), gristmill_operators::OperatorError>(())
 //! ```
 //!
-//! Cargo features keep the tree small: `blocklist`, `fasttext`, `tokens`, `models` and `sample` each add their operators, `parquet` lets term
-//! lists be Parquet files.
+//! Cargo features keep the tree small: `blocklist`, `fasttext`, `tokens`, `models`, `influence` and `sample` each add their operators, `parquet` lets term
+//! lists and queries be Parquet files.
 
 #[cfg(feature = "blocklist")]
 pub mod blocklist;
@@ -33,6 +33,8 @@ mod error;
 #[cfg(feature = "fasttext")]
 pub mod fasttext;
 mod guard;
+#[cfg(feature = "influence")]
+pub mod influence;
 #[cfg(any(feature = "fasttext", feature = "models"))]
 mod loaded;
 #[cfg(feature = "models")]
@@ -44,14 +46,17 @@ mod registry;
 mod resources;
 #[cfg(feature = "sample")]
 pub mod sample;
+pub mod scores;
 #[cfg(feature = "models")]
 pub mod scoring;
+#[cfg(feature = "tables")]
+pub mod tables;
 #[cfg(feature = "tokens")]
 pub mod tokens;
 
 pub use columns::{TextColumn, default_array, require_column};
 pub use error::{OperatorError, Result, nearest};
 pub use guard::{Guarded, RowPredicate};
-pub use operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, Quarantined, Rejected, RowEffect, apply};
+pub use operator::{Fit, Operator, OperatorKind, OperatorSpec, Output, Pass, Quarantined, Rejected, RowEffect, apply};
 pub use registry::Registry;
 pub use resources::{ReadResource, ResourceIdentity, Resources};

@@ -74,8 +74,37 @@ pub trait OperatorKind: Debug + Send + Sync {
     /// The configuration with every default filled in; an error for an unknown key or a wrong value.
     fn complete(&self, config: &Value) -> Result<Value>;
 
+    /// What has to be learned from the rows that reach the step before a spec of this completed configuration can be bound: `None` where
+    /// it has all it needs. Hosts ask again after each thing that was learned.
+    fn fit(&self, _config: &Value) -> Result<Option<Fit>> {
+        Ok(None)
+    }
+
+    /// Puts together what a [`Fit`] of this kind gave for streams of rows, in the order of the streams: the content of the file that is learned.
+    fn combine(
+        &self,
+        spec: &OperatorSpec,
+        _parts: &mut dyn Iterator<Item = Result<RecordBatch>>,
+    ) -> Result<Vec<RecordBatch>> {
+        Err(crate::config::invalid(&spec.kind, "", "nothing is learned with this kind"))
+    }
+
     /// Binds a completed spec to an input schema. Reads resources (term lists, tokenizers) through `resources`.
     fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>>;
+}
+
+/// Something that is learned from a corpus before a step runs, such as the document frequencies of terms.
+///
+/// A host runs `spec` in the place of the step, over the same rows and with the same `when`, gives all batches that come out to
+/// [`OperatorKind::combine`] of the spec's kind, keeps the result as an Arrow IPC file, and sets `key` of the step's configuration to the place of that file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fit {
+    /// Makes partial statistics of a stream of rows, with [`RowEffect::Any`].
+    pub spec: OperatorSpec,
+    /// The key of the step's configuration that takes the location of the file.
+    pub key: &'static str,
+    /// Only the first so many rows of the source are learned from; all where absent.
+    pub rows: Option<u64>,
 }
 
 /// How the rows that come out relate to the rows that went in.
