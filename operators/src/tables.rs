@@ -37,26 +37,24 @@ pub fn read(location: &str, resources: &Resources) -> Result<(RecordBatch, Vec<R
     Ok((concat_batches(&schema, &tables).map_err(|error| unusable(error.to_string()))?, identities))
 }
 
-/// Goes through the same tables batch by batch, in order, so that only one file is held at a time. Of Parquet and Arrow files only `columns` are read,
-/// those of them that there are; all where none are named.
+/// Positions of the columns of a file that are to be read, by its schema; all where there are none.
+pub type Columns<'a> = &'a dyn Fn(&Schema) -> Result<Option<Vec<usize>>>;
+
+/// Goes through the same tables as [`read`] batch by batch, in order, so that only one file is held at a time. `columns` is asked for each file.
 ///
 /// # Errors
-/// As [`read`] does, and what `take` says.
+/// As [`read`] does, and what `columns` and `take` say.
 pub fn each_batch(
     location: &str,
     resources: &Resources,
-    columns: Option<&[&str]>,
+    columns: Columns<'_>,
     take: &mut dyn FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
     let unusable = |message: String| OperatorError::Resource { location: location.to_owned(), message };
     if let Some(format) = Format::of(location) {
         let (bytes, _) = resources.read(location)?;
-        return match format.batches(bytes, columns).map_err(unusable)? {
-            Batches::Whole(batch) => take(batch),
-            Batches::Each(batches) => {
-                batches.into_iter().try_for_each(|batch| take(batch.map_err(|error| unusable(error.to_string()))?))
-            }
-        };
+        let batches = format.batches(bytes, columns, &unusable)?;
+        return batches.into_iter().try_for_each(|batch| take(batch.map_err(|error| unusable(error.to_string()))?));
     }
     let folder = location.trim_end_matches('/');
     let Some((manifest, _)) = resources.read_if_there(&format!("{folder}/_run/manifest.parquet"))? else {
@@ -93,10 +91,7 @@ pub fn write_arrow(batches: &[RecordBatch]) -> Result<Vec<u8>> {
 const NO_TABLE: &str =
     "a table is a .jsonl, .ndjson, .json, .arrow or .parquet file, or the folder of a run that has finished";
 
-enum Batches {
-    Whole(RecordBatch),
-    Each(Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>),
-}
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
@@ -119,23 +114,34 @@ impl Format {
         }
     }
 
-    fn batches(self, bytes: Bytes, columns: Option<&[&str]>) -> Result<Batches, String> {
-        Ok(match self {
-            Self::Lines | Self::List => Batches::Whole(self.read(bytes)?),
-            Self::Arrow => {
-                let named = |schema: &Schema| -> Option<Vec<usize>> {
-                    let places = |columns: &[&str]| columns.iter().filter_map(|name| schema.index_of(name).ok()).collect();
-                    columns.map(places)
+    fn batches(
+        self,
+        bytes: Bytes,
+        columns: Columns<'_>,
+        unusable: &dyn Fn(String) -> OperatorError,
+    ) -> Result<Batches> {
+        match self {
+            Self::Lines | Self::List => {
+                let batch = self.read(bytes).map_err(unusable)?;
+                let batch = match columns(batch.schema_ref())? {
+                    Some(places) => batch.project(&places)?,
+                    None => batch,
                 };
-                let open = |places| arrow_ipc::reader::FileReader::try_new(Cursor::new(bytes.clone()), places);
-                let whole = open(None).map_err(|error| error.to_string())?;
-                match named(&whole.schema()) {
-                    None => Batches::Each(Box::new(whole)),
-                    places => Batches::Each(Box::new(open(places).map_err(|error| error.to_string())?)),
+                Ok(Box::new(std::iter::once(Ok(batch))))
+            }
+            Self::Arrow => {
+                let open = |places| {
+                    arrow_ipc::reader::FileReader::try_new(Cursor::new(bytes.clone()), places)
+                        .map_err(|error| unusable(error.to_string()))
+                };
+                let whole = open(None)?;
+                match columns(&whole.schema())? {
+                    None => Ok(Box::new(whole)),
+                    places => Ok(Box::new(open(places)?)),
                 }
             }
-            Self::Parquet => Batches::Each(parquet_batches(bytes, columns)?),
-        })
+            Self::Parquet => parquet_batches(bytes, columns, unusable),
+        }
     }
 
     fn read(self, bytes: Bytes) -> Result<RecordBatch, String> {
@@ -185,31 +191,22 @@ fn read_parquet(bytes: Bytes) -> Result<RecordBatch, String> {
 }
 
 #[cfg(not(feature = "parquet"))]
-fn parquet_batches(
-    bytes: Bytes,
-    _: Option<&[&str]>,
-) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>, String> {
-    read_parquet(bytes).map(|batch| Box::new(std::iter::once(Ok(batch))) as _)
+fn parquet_batches(bytes: Bytes, _: Columns<'_>, unusable: &dyn Fn(String) -> OperatorError) -> Result<Batches> {
+    let batch = read_parquet(bytes).map_err(unusable)?;
+    Ok(Box::new(std::iter::once(Ok(batch))))
 }
 
 #[cfg(feature = "parquet")]
-fn parquet_batches(
-    bytes: Bytes,
-    columns: Option<&[&str]>,
-) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>, String> {
+fn parquet_batches(bytes: Bytes, columns: Columns<'_>, unusable: &dyn Fn(String) -> OperatorError) -> Result<Batches> {
     use parquet::arrow::ProjectionMask;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| error.to_string())?;
-    let mask = match columns {
-        Some(columns) => {
-            let roots: Vec<usize> =
-                columns.iter().filter_map(|name| builder.schema().index_of(name).ok()).collect();
-            ProjectionMask::roots(builder.parquet_schema(), roots)
-        }
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| unusable(error.to_string()))?;
+    let mask = match columns(builder.schema())? {
+        Some(places) => ProjectionMask::roots(builder.parquet_schema(), places),
         None => ProjectionMask::all(),
     };
-    let reader = builder.with_projection(mask).build().map_err(|error| error.to_string())?;
+    let reader = builder.with_projection(mask).build().map_err(|error| unusable(error.to_string()))?;
     Ok(Box::new(reader))
 }
 
@@ -293,24 +290,27 @@ mod tests {
         let splits = arrow_array::UInt64Array::from(vec![1, 2, 0]);
         let parts = arrow_array::StringArray::from(vec![Some("1.parquet"), None, Some("0.parquet")]);
         let manifest = [("split", Arc::new(splits) as _), ("part", Arc::new(parts) as _)];
-        write("run/_run/manifest.parquet", &RecordBatch::try_from_iter_with_nullable(
-            manifest.into_iter().map(|(name, array)| (name, array, true)),
-        ).unwrap());
+        write(
+            "run/_run/manifest.parquet",
+            &RecordBatch::try_from_iter_with_nullable(manifest.into_iter().map(|(name, array)| (name, array, true)))
+                .unwrap(),
+        );
         for name in ["q.jsonl", "q.arrow", "q.parquet", "run"] {
-            for columns in [None, Some(&["n", "absent"][..])] {
+            for some in [false, true] {
                 let mut batches = Vec::new();
                 let mut take = |batch| {
                     batches.push(batch);
                     Ok(())
                 };
-                each_batch(&at(name), &resources, columns, &mut take).unwrap();
+                let columns = |schema: &Schema| Ok(some.then(|| vec![schema.index_of("n").unwrap()]));
+                each_batch(&at(name), &resources, &columns, &mut take).unwrap();
                 let joined = concat_batches(&batches[0].schema(), &batches).unwrap();
-                assert_eq!(joined["n"], table["n"], "{name}");
-                // Lines are read whole.
-                assert_eq!(joined.num_columns(), if columns.is_some() && name != "q.jsonl" { 1 } else { 2 }, "{name}");
+                assert_eq!((&joined["n"], joined.num_columns()), (&table["n"], if some { 1 } else { 2 }), "{name}");
+                let refused = |_: &Schema| Err(crate::config::invalid("k", "c", "no such column"));
+                assert!(each_batch(&at(name), &resources, &refused, &mut |_| Ok(())).is_err());
             }
         }
-        let says = each_batch(&at("none"), &resources, None, &mut |_| Ok(())).unwrap_err().to_string();
+        let says = each_batch(&at("none"), &resources, &|_| Ok(None), &mut |_| Ok(())).unwrap_err().to_string();
         assert!(says.contains("or the folder of a run that has finished"), "{says}");
     }
 }

@@ -38,7 +38,10 @@ pub struct Agreement {
 /// ```
 pub fn agreement(a: &[f64], b: &[f64], ks: &[usize]) -> Result<Agreement> {
     if a.len() != b.len() || a.is_empty() {
-        return Err(error("scores", format!("{} scores and {}; as many of each, and one at least, are needed", a.len(), b.len())));
+        return Err(error(
+            "scores",
+            format!("{} scores and {}; as many of each, and one at least, are needed", a.len(), b.len()),
+        ));
     }
     if let Some(row) = (0..a.len()).find(|&row| a[row].is_nan() || b[row].is_nan()) {
         return Err(super::row_error(row as u64, "a score that is not a number"));
@@ -53,7 +56,12 @@ pub fn agreement(a: &[f64], b: &[f64], ks: &[usize]) -> Result<Agreement> {
         let shared = second[..depth].iter().filter(|row| highest.contains(row)).count();
         (k, shared as f64 / depth as f64)
     });
-    Ok(Agreement { spearman: spearman(a, b), kendall: kendall_tau_b(a, b), pearson: pearson(a, b), overlap: overlap.collect() })
+    Ok(Agreement {
+        spearman: spearman(a, b),
+        kendall: kendall_tau_b(a, b),
+        pearson: pearson(a, b),
+        overlap: overlap.collect(),
+    })
 }
 
 #[cfg(test)]
@@ -74,7 +82,9 @@ mod tests {
         let constant = agreement(&values, &[1.0; 10], &[1]).unwrap();
         // Ties by position: row 0 is the highest of a constant list, and the lowest of the other.
         assert_eq!((constant.spearman, constant.overlap), (None, vec![(1, 0.0)]));
-        for (a, b, ks) in [(&[1.0][..], &[][..], &[1][..]), (&[], &[], &[1]), (&[1.0], &[f64::NAN], &[1]), (&[1.0], &[1.0], &[0])] {
+        for (a, b, ks) in
+            [(&[1.0][..], &[][..], &[1][..]), (&[], &[], &[1]), (&[1.0], &[f64::NAN], &[1]), (&[1.0], &[1.0], &[0])]
+        {
             assert!(agreement(a, b, ks).is_err(), "{a:?} {b:?} {ks:?}");
         }
     }

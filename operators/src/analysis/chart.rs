@@ -46,7 +46,9 @@ pub fn bars(titles: Titles<'_>, categories: &[String], series: &[(String, Vec<f6
     let pitch = chart.width / categories.len().max(1) as f64;
     let width = pitch * 0.8 / series.len().max(1) as f64;
     for (number, (name, values)) in series.iter().enumerate() {
-        for (category, &value) in values.iter().enumerate().take(categories.len()).filter(|(_, value)| value.is_finite()) {
+        for (category, &value) in
+            values.iter().enumerate().take(categories.len()).filter(|(_, value)| value.is_finite())
+        {
             let x = LEFT + pitch * (category as f64 + 0.1) + width * number as f64;
             let (top, bottom) = (chart.y(value.max(0.0)), chart.y(value.min(0.0)));
             let label = format!("{}, {name}: {}", categories[category], number_text(value));
@@ -88,7 +90,15 @@ pub fn boxes(titles: Titles<'_>, lists: &[(String, Vec<f64>)]) -> String {
             values.len()
         );
         for (from, to) in [(lower, low), (upper, high)] {
-            let _ = write!(shape, "<path d=\"M{middle:.1} {:.1}V{:.1}M{:.1} {:.1}h{:.1}\"/>", y(from), y(to), middle - half / 2.0, y(to), half);
+            let _ = write!(
+                shape,
+                "<path d=\"M{middle:.1} {:.1}V{:.1}M{:.1} {:.1}h{:.1}\"/>",
+                y(from),
+                y(to),
+                middle - half / 2.0,
+                y(to),
+                half
+            );
         }
         let _ = write!(
             shape,
@@ -99,13 +109,19 @@ pub fn boxes(titles: Titles<'_>, lists: &[(String, Vec<f64>)]) -> String {
             (y(lower) - y(upper)).max(0.5),
             colour(number)
         );
-        let _ = write!(shape, "<path stroke-width=\"2\" d=\"M{:.1} {:.1}h{:.1}\"/>", middle - half, y(median), 2.0 * half);
+        let _ =
+            write!(shape, "<path stroke-width=\"2\" d=\"M{:.1} {:.1}h{:.1}\"/>", middle - half, y(median), 2.0 * half);
         let mut beyond: Vec<f64> = values.iter().copied().filter(|&value| value < low || value > high).collect();
         // Dots at one place on paper are one dot.
         beyond.sort_unstable_by(f64::total_cmp);
         beyond.dedup_by(|a, b| (y(*a) - y(*b)).abs() < 0.5);
         for value in beyond {
-            let _ = write!(shape, "<circle cx=\"{middle:.1}\" cy=\"{:.1}\" r=\"2.2\" stroke=\"{}\"/>", y(value), colour(number));
+            let _ = write!(
+                shape,
+                "<circle cx=\"{middle:.1}\" cy=\"{:.1}\" r=\"2.2\" stroke=\"{}\"/>",
+                y(value),
+                colour(number)
+            );
         }
         shape.push_str("</g>");
         chart.shape(&shape);
@@ -133,7 +149,8 @@ pub fn lines(titles: Titles<'_>, series: &[(String, Vec<(f64, f64)>)]) -> String
     chart.below = 34.0;
     for (number, (name, points)) in series.iter().enumerate() {
         let points: Vec<&(f64, f64)> = points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
-        let places: Vec<String> = points.iter().map(|point| format!("{:.1},{:.1}", x(point.0, width), chart.y(point.1))).collect();
+        let places: Vec<String> =
+            points.iter().map(|point| format!("{:.1},{:.1}", x(point.0, width), chart.y(point.1))).collect();
         chart.shape(&format!(
             "<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"2\" points=\"{}\"/>",
             colour(number),
@@ -170,7 +187,11 @@ impl Scale {
         }
         let raw = (high - low) / 6.0;
         let unit = 10.0_f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * unit).find(|&step| step >= raw * 0.999).unwrap_or(raw);
+        let step = [1.0, 2.0, 5.0, 10.0]
+            .into_iter()
+            .map(|factor| factor * unit)
+            .find(|&step| step >= raw * 0.999)
+            .unwrap_or(raw);
         // What differs by rounding only is not one step more.
         Self { low: (low / step + 1e-9).floor() * step, high: (high / step - 1e-9).ceil() * step, step }
     }
@@ -343,12 +364,19 @@ mod tests {
         let chart = bars(TITLES, &names, &[("s".to_owned(), vec![1.0, -1.0]), ("t".to_owned(), vec![0.5, f64::NAN])]);
         // Of the frame, three bars and two of the legend.
         assert_eq!(chart.matches("<rect").count(), 1 + 3 + 2, "{chart}");
-        assert!(chart.contains("a &lt; b &amp; c") && chart.contains("x &quot;1&quot;") && chart.contains(">y </text>"));
+        assert!(
+            chart.contains("a &lt; b &amp; c") && chart.contains("x &quot;1&quot;") && chart.contains(">y </text>")
+        );
         assert!(chart.contains("rotate(-45)\">a name that is longer than …</text>"), "{chart}");
         // From -1 to 1 the middle of 300 units is zero, and bars go 150 up and down from there.
-        assert!(chart.contains("y=\"44.0\" width=\"101.7\" height=\"150.0\"") && chart.contains("y=\"194.0\" width=\"101.7\" height=\"150.0\""), "{chart}");
+        assert!(
+            chart.contains("y=\"44.0\" width=\"101.7\" height=\"150.0\"")
+                && chart.contains("y=\"194.0\" width=\"101.7\" height=\"150.0\""),
+            "{chart}"
+        );
 
-        let plot = boxes(TITLES, &[("b".to_owned(), vec![0.0, 2.0, 4.0, 6.0, 8.0, 30.0]), ("empty".to_owned(), vec![])]);
+        let plot =
+            boxes(TITLES, &[("b".to_owned(), vec![0.0, 2.0, 4.0, 6.0, 8.0, 30.0]), ("empty".to_owned(), vec![])]);
         assert_eq!((plot.matches("<circle").count(), plot.matches("<g ").count()), (1, 1), "{plot}");
         assert!(plot.contains("median 5, 6 numbers"), "{plot}");
 

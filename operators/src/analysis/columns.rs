@@ -2,7 +2,8 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
@@ -16,7 +17,8 @@ use crate::{OperatorError, Result, require_column, scores};
 /// No such column, one of another type, and numbers that are not finite.
 pub fn numbers(batch: &RecordBatch, name: &str, first: u64) -> Result<Vec<Option<f64>>> {
     let (index, _) = require_column(KIND, batch.schema_ref(), name)?;
-    let values = as_numbers(batch.column(index)).ok_or_else(|| wrong_type(batch.schema_ref().field(index), "numbers"))?;
+    let values =
+        as_numbers(batch.column(index)).ok_or_else(|| wrong_type(batch.schema_ref().field(index), "numbers"))?;
     match (first..).zip(&values).find_map(|(row, value)| Some((row, value.filter(|value| !value.is_finite())?))) {
         Some((row, value)) => Err(row_error(row, format!("column '{name}': {value}; finite numbers are allowed"))),
         None => Ok(values),
@@ -126,7 +128,9 @@ pub fn each_scores(
 ) -> Result<()> {
     let (index, _) = require_column(KIND, batch.schema_ref(), name)?;
     let column = batch.column(index);
-    let mut checked = |row: u64, scores: Option<&[f32]>| match scores.and_then(|scores| scores.iter().position(|score| !score.is_finite())) {
+    let mut checked = |row: u64, scores: Option<&[f32]>| match scores
+        .and_then(|scores| scores.iter().position(|score| !score.is_finite()))
+    {
         Some(query) => {
             let score = scores.map_or(f32::NAN, |scores| scores[query]);
             Err(row_error(row, format!("column '{name}': score {score} for query {query}; finite numbers are allowed")))
@@ -159,7 +163,8 @@ pub fn each_scores(
             })
         }
         _ => {
-            let values = as_numbers(column).ok_or_else(|| wrong_type(batch.schema_ref().field(index), "scores: lists of numbers, or numbers"))?;
+            let values = as_numbers(column)
+                .ok_or_else(|| wrong_type(batch.schema_ref().field(index), "scores: lists of numbers, or numbers"))?;
             (first..).zip(values).try_for_each(|(number, value)| {
                 let value = value.map(|value| [value as f32]);
                 checked(number, value.as_ref().map(<[f32; 1]>::as_slice))

@@ -19,7 +19,9 @@ pub const ENDINGS: [&str; 3] = ["_influence_score", "_bm25_score", "_similarity_
 /// Whether a column's name is that of the scores of one function: one of [`ENDINGS`] after anything but `combined`.
 #[must_use]
 pub fn is_function_score(name: &str) -> bool {
-    ENDINGS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|function| !function.is_empty() && function != "combined"))
+    ENDINGS
+        .iter()
+        .any(|ending| name.strip_suffix(ending).is_some_and(|function| !function.is_empty() && function != "combined"))
 }
 
 /// A column of scores: one for each row, or none.
@@ -112,7 +114,8 @@ pub fn ranked_statistics(functions: &[Option<String>], columns: &[ScoreColumn]) 
             let message = format!("{} scores for {} rows", column.values.len(), functions.len());
             return Err(super::error(&column.name, message));
         }
-        let bad = (0..).zip(&column.values).find_map(|(row, value)| Some((row, value.filter(|value| !value.is_finite())?)));
+        let bad =
+            (0..).zip(&column.values).find_map(|(row, value)| Some((row, value.filter(|value| !value.is_finite())?)));
         if let Some((row, value)) = bad {
             let message = format!("column '{}': score {value}; finite numbers are allowed", column.name);
             return Err(super::row_error(row, message));
@@ -174,7 +177,8 @@ fn of_members(values: &[f64], ranks: &[f64], members: &[usize]) -> Option<Functi
 }
 
 fn correlation(a: &ScoreColumn, b: &ScoreColumn) -> ColumnCorrelation {
-    let (first, second): (Vec<f64>, Vec<f64>) = a.values.iter().zip(&b.values).filter_map(|(a, b)| Some(((*a)?, (*b)?))).unzip();
+    let (first, second): (Vec<f64>, Vec<f64>) =
+        a.values.iter().zip(&b.values).filter_map(|(a, b)| Some(((*a)?, (*b)?))).unzip();
     ColumnCorrelation {
         scores: [a.name.clone(), b.name.clone()],
         rows: first.len(),

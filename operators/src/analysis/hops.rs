@@ -29,7 +29,8 @@ pub fn function_prefix(function: &str) -> String {
     if let [letter @ b'A'..=b'Z', b'N'] = inner.as_bytes() {
         return char::from(letter.to_ascii_lowercase()).to_string();
     }
-    let words: Vec<&str> = inner.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> =
+        inner.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
     words.join("_").to_lowercase()
 }
 
@@ -66,7 +67,9 @@ impl HopsForm {
             let prefix = function_prefix(function);
             let key = format!("{prefix}_{kind}_score");
             if prefix.is_empty() || prefix == "combined" {
-                let message = format!("'{function}' gives the key '{key}'; names with a letter or digit are allowed, other than 'combined'");
+                let message = format!(
+                    "'{function}' gives the key '{key}'; names with a letter or digit are allowed, other than 'combined'"
+                );
                 return Err(error("functions", message));
             }
             if let Some(other) = keys.iter().position(|known| *known == key) {
@@ -120,9 +123,16 @@ impl<S: Read + Write + Seek> HopsRanking<S> {
     pub fn add(&mut self, batch: &RecordBatch, by: &str, index: Option<&str>) -> Result<()> {
         let first = self.rows.len() as u64;
         let (position, _) = require_column(super::KIND, batch.schema_ref(), by)?;
-        let taken = |name: &str| *name == self.form.combined || name == "original_index" || self.form.keys.iter().any(|key| key == name);
-        if let Some(field) = batch.schema_ref().fields().iter().find(|field| taken(field.name()) && index != Some(field.name())) {
-            return Err(crate::OperatorError::DuplicateColumn { kind: super::KIND.to_owned(), column: field.name().clone() });
+        let taken = |name: &str| {
+            *name == self.form.combined || name == "original_index" || self.form.keys.iter().any(|key| key == name)
+        };
+        if let Some(field) =
+            batch.schema_ref().fields().iter().find(|field| taken(field.name()) && index != Some(field.name()))
+        {
+            return Err(crate::OperatorError::DuplicateColumn {
+                kind: super::KIND.to_owned(),
+                column: field.name().clone(),
+            });
         }
         let indices = match index {
             Some(column) => positions(batch, column, first)?,
@@ -133,7 +143,8 @@ impl<S: Read + Write + Seek> HopsRanking<S> {
             match found {
                 Some(found) if found.len() == form.function_of.len() => scores.extend(form.scores_of(found)),
                 Some(found) => {
-                    let message = format!("column '{by}': {} scores; there are {} queries", found.len(), form.function_of.len());
+                    let message =
+                        format!("column '{by}': {} scores; there are {} queries", found.len(), form.function_of.len());
                     return Err(row_error(row, message));
                 }
                 None => scores.extend(form.keys.iter().map(|_| f64::NAN)),
@@ -173,7 +184,10 @@ impl<S: Read + Write + Seek> HopsRanking<S> {
             let (start, index) = self.rows[row];
             let end = self.rows.get(row + 1).map_or(self.spooled, |next| next.0);
             line.resize((end - start) as usize, 0);
-            self.spool.seek(SeekFrom::Start(start)).and_then(|_| self.spool.read_exact(&mut line)).map_err(ArrowError::from)?;
+            self.spool
+                .seek(SeekFrom::Start(start))
+                .and_then(|_| self.spool.read_exact(&mut line))
+                .map_err(ArrowError::from)?;
             // Between the last value and the brace that closes the object.
             line.truncate(line.len() - 2);
             let mut added = String::new();

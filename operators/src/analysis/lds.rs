@@ -46,7 +46,10 @@ impl SubsetSums {
     /// Fewer than two subsets, a subset without rows, and a row that is twice in a subset.
     pub fn new(subsets: &[Vec<u64>], queries: usize) -> Result<Self> {
         if subsets.len() < 2 || u32::try_from(subsets.len()).is_err() {
-            return Err(error("subsets", format!("{} subsets; at least 2 are needed for a correlation", subsets.len())));
+            return Err(error(
+                "subsets",
+                format!("{} subsets; at least 2 are needed for a correlation", subsets.len()),
+            ));
         }
         let mut subsets_of: HashMap<u64, Vec<u32>> = HashMap::new();
         let mut largest = None;
@@ -148,7 +151,8 @@ pub fn lds(sums: &[f64], outputs: &[f64], subsets: usize, queries: usize, bootst
     }
     if let Some(place) = outputs.iter().position(|output| !output.is_finite()) {
         let (subset, query) = (place / queries, place % queries);
-        let message = format!("output {} of subset {subset} for query {query}; finite numbers are allowed", outputs[place]);
+        let message =
+            format!("output {} of subset {subset} for query {query}; finite numbers are allowed", outputs[place]);
         return Err(error("outputs", message));
     }
     let column = |of: &[f64], query: usize| -> Vec<f64> { of.iter().skip(query).step_by(queries).copied().collect() };
@@ -194,7 +198,12 @@ mod tests {
         assert_eq!(sums.rows_without_scores(), 1);
         assert_eq!(sums.finish().unwrap(), [0.0; 4]);
         let draw = Bootstrap::default();
-        assert!(lds(&[1.0; 4], &[1.0, 2.0, f64::NAN, 4.0], 2, 2, draw).unwrap_err().to_string().contains("subset 1 for query 0"));
+        assert!(
+            lds(&[1.0; 4], &[1.0, 2.0, f64::NAN, 4.0], 2, 2, draw)
+                .unwrap_err()
+                .to_string()
+                .contains("subset 1 for query 0")
+        );
         assert!(lds(&[1.0; 4], &[1.0; 2], 2, 2, draw).is_err());
         assert!(lds(&[], &[], 2, 0, draw).is_err());
     }

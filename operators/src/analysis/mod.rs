@@ -26,11 +26,13 @@ mod tests;
 
 pub use agreement::{Agreement, agreement};
 pub use functions::{
-    ColumnCorrelation, ENDINGS, ENDS, FunctionStatistics, RankedStatistics, ScoreColumn, ScoreStatistics, is_function_score, ranked_statistics,
+    ColumnCorrelation, ENDINGS, ENDS, FunctionStatistics, RankedStatistics, ScoreColumn, ScoreStatistics,
+    is_function_score, ranked_statistics,
 };
 pub use hops::{HopsForm, HopsRanking, function_prefix};
 pub use influence::{
-    Difference, GroupStatistics, InfluenceAnalysis, InfluenceRow, OrderAnalysis, TOP_PERCENT, TopRows, TrainedUntrained, Verdict, influence,
+    Difference, GroupStatistics, InfluenceAnalysis, InfluenceRow, OrderAnalysis, TOP_PERCENT, TopRows,
+    TrainedUntrained, Verdict, influence,
 };
 pub use lds::{Lds, SubsetSums, lds, lds_difference};
 pub use rank::{average_ranks, descending, kendall_tau_b, pearson, spearman};

@@ -26,7 +26,9 @@ impl Truth {
     /// A relevance that is negative or no finite number, and an item that has another one already.
     pub fn add(&mut self, query: &str, item: &str, relevance: f64) -> Result<(), String> {
         if !(relevance.is_finite() && relevance >= 0.0) {
-            return Err(format!("relevance {relevance} of '{item}' for query '{query}'; a number of at least 0 is allowed"));
+            return Err(format!(
+                "relevance {relevance} of '{item}' for query '{query}'; a number of at least 0 is allowed"
+            ));
         }
         let position = *self.positions.entry(query.to_owned()).or_insert_with(|| {
             self.queries.push((query.to_owned(), HashMap::new()));
@@ -162,8 +164,16 @@ pub fn retrieval(rankings: &Rankings, truth: &Truth, ks: &[usize], bootstrap: su
     let map = bootstrap.mean(&values(|query| query.average_precision)).ok_or_else(nothing)?;
     let known = |query: &String| truth.positions.get(query).is_some_and(|&at| !truth.queries[at].1.is_empty());
     let at = ks.iter().enumerate().map(|(position, &k)| {
-        let of = |of: fn(&RetrievalAt) -> f64| each.iter().map(|query| of(&query.at[position])).sum::<f64>() / each.len() as f64;
-        RetrievalAt { k, recall: of(|at| at.recall), precision: of(|at| at.precision), success: of(|at| at.success), ndcg: of(|at| at.ndcg) }
+        let of = |of: fn(&RetrievalAt) -> f64| {
+            each.iter().map(|query| of(&query.at[position])).sum::<f64>() / each.len() as f64
+        };
+        RetrievalAt {
+            k,
+            recall: of(|at| at.recall),
+            precision: of(|at| at.precision),
+            success: of(|at| at.success),
+            ndcg: of(|at| at.ndcg),
+        }
     });
     Ok(Retrieval {
         queries: each.len(),

@@ -181,7 +181,10 @@ mod tests {
         assert_ne!(estimate, Bootstrap { seed: 1, ..bootstrap }.mean(&values).unwrap());
         // The standard error is sqrt(841.67 / 100) = 2.9011; a normal interval would go 5.69 to each side. The quantiles of 2,000 means vary by about 0.2.
         assert!((estimate.standard_error.unwrap() - 2.901_149_197_588_202).abs() < 1e-12);
-        assert!((estimate.low - (49.5 - 5.69)).abs() < 0.7 && (estimate.high - (49.5 + 5.69)).abs() < 0.7, "{estimate:?}");
+        assert!(
+            (estimate.low - (49.5 - 5.69)).abs() < 0.7 && (estimate.high - (49.5 + 5.69)).abs() < 0.7,
+            "{estimate:?}"
+        );
         let narrow = Bootstrap { confidence: 0.5, ..bootstrap }.mean(&values).unwrap();
         assert!(narrow.low > estimate.low && narrow.high < estimate.high);
         assert_eq!(bootstrap.mean(&[]), None);
