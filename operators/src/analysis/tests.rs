@@ -180,7 +180,7 @@ fn twenty_rows_by_hand() {
     assert_eq!((half.rows, half.trained), (10, 6));
     assert_eq!(found.by_magnitude.verdict, Verdict::Good);
     let at: Vec<usize> = found.by_magnitude.at.iter().map(|at| at.trained).collect();
-    assert_eq!(at, [2, 4, 6, 7, 8]);
+    assert_eq!(at, [2, 4, 6, 6, 8]);
 
     // Trained: 10, 9, 7, 5, 4, 2, -2, -12: sum 23; untrained: 8, 6, 3, 2, 2, 1, 0, -1, -3, -4, -5, -6: sum 3.
     let scores = found.by_score.statistics;
@@ -259,11 +259,8 @@ fn ranked_statistics_of_twenty_rows_by_hand() {
     assert_eq!((name.as_str(), of.count, of.mean, of.mean_magnitude), ("<FN>", 9, 21.0 / 9.0, 39.0 / 9.0));
     assert_eq!((other.as_str(), others.count, others.mean, others.mean_magnitude), ("<GN>", 9, 13.0 / 9.0, 37.0 / 9.0));
     assert_eq!((of.min, of.max, others.min, others.max), (-5.0, 10.0, -6.0, 9.0));
-    // Ranks of <FN>: 1, 3, 5, 7, 9, 11.5, 13, 15, 17.
-    assert_eq!(
-        (of.average_rank, others.average_rank),
-        (81.5 / 9.0, (2 + 4 + 6 + 8 + 10 + 14 + 16 + 18) as f64 / 9.0 + 11.5 / 9.0)
-    );
+    // Ranks of <FN>: 1, 3, 5, 7, 9, 11.5, 13, 15, 17; of <GN>: 2, 4, 6, 8, 10, 11.5, 14, 16, 18.
+    assert_eq!((of.average_rank, others.average_rank), (81.5 / 9.0, 89.5 / 9.0));
     assert_eq!(of.mean_of_top, BTreeMap::from([(5, 6.0), (10, 21.0 / 9.0), (20, 21.0 / 9.0)]));
     assert_eq!(of.mean_of_bottom, BTreeMap::from([(5, -7.0 / 5.0), (10, 21.0 / 9.0), (20, 21.0 / 9.0)]));
     let pairs: Vec<(&str, &str, bool)> = found
