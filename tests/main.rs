@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod analyze;
 mod bad_input;
 mod commands;
 mod endpoint;

@@ -32,10 +32,7 @@ pub fn read(location: &str, resources: &Resources) -> Result<(RecordBatch, Vec<R
         return read(&format!("{folder}/{ranking}"), resources);
     }
     let Some((manifest, identity)) = resources.read_if_there(&format!("{folder}/_run/manifest.parquet"))? else {
-        return Err(unusable(
-            "a table is a .jsonl, .ndjson, .json, .arrow or .parquet file, or the folder of a run that has finished"
-                .to_owned(),
-        ));
+        return Err(unusable(NO_TABLE.to_owned()));
     };
     let mut identities = vec![identity];
     let mut tables = Vec::new();
@@ -46,6 +43,35 @@ pub fn read(location: &str, resources: &Resources) -> Result<(RecordBatch, Vec<R
     }
     let schema = tables.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
     Ok((concat_batches(&schema, &tables).map_err(|error| unusable(error.to_string()))?, identities))
+}
+
+/// Positions of the columns of a file that are to be read, by its schema; all where there are none.
+pub type Columns<'a> = &'a dyn Fn(&Schema) -> Result<Option<Vec<usize>>>;
+
+/// Goes through the same tables as [`read`] batch by batch, in order, so that only one file is held at a time. `columns` is asked for each file.
+///
+/// # Errors
+/// As [`read`] does, and what `columns` and `take` say.
+pub fn each_batch(
+    location: &str,
+    resources: &Resources,
+    columns: Columns<'_>,
+    take: &mut dyn FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let unusable = |message: String| OperatorError::Resource { location: location.to_owned(), message };
+    if let Some(format) = Format::of(location) {
+        let (bytes, _) = resources.read(location)?;
+        let batches = format.batches(bytes, columns, &unusable)?;
+        return batches.into_iter().try_for_each(|batch| take(batch.map_err(|error| unusable(error.to_string()))?));
+    }
+    let folder = location.trim_end_matches('/');
+    let Some((manifest, _)) = resources.read_if_there(&format!("{folder}/_run/manifest.parquet"))? else {
+        return Err(unusable(NO_TABLE.to_owned()));
+    };
+    for part in parts(manifest).map_err(unusable)? {
+        each_batch(&format!("{folder}/{part}"), resources, columns, take)?;
+    }
+    Ok(())
 }
 
 /// Reads the batches of an Arrow IPC file.
@@ -70,6 +96,11 @@ pub fn write_arrow(batches: &[RecordBatch]) -> Result<Vec<u8>> {
     Ok(writer.into_inner()?)
 }
 
+const NO_TABLE: &str =
+    "a table is a .jsonl, .ndjson, .json, .arrow or .parquet file, or the folder of a run that has finished";
+
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Lines,
@@ -88,6 +119,36 @@ impl Format {
             "arrow" => Some(Self::Arrow),
             "parquet" => Some(Self::Parquet),
             _ => None,
+        }
+    }
+
+    fn batches(
+        self,
+        bytes: Bytes,
+        columns: Columns<'_>,
+        unusable: &dyn Fn(String) -> OperatorError,
+    ) -> Result<Batches> {
+        match self {
+            Self::Lines | Self::List => {
+                let batch = self.read(bytes).map_err(unusable)?;
+                let batch = match columns(batch.schema_ref())? {
+                    Some(places) => batch.project(&places)?,
+                    None => batch,
+                };
+                Ok(Box::new(std::iter::once(Ok(batch))))
+            }
+            Self::Arrow => {
+                let open = |places| {
+                    arrow_ipc::reader::FileReader::try_new(Cursor::new(bytes.clone()), places)
+                        .map_err(|error| unusable(error.to_string()))
+                };
+                let whole = open(None)?;
+                match columns(&whole.schema())? {
+                    None => Ok(Box::new(whole)),
+                    places => Ok(Box::new(open(places)?)),
+                }
+            }
+            Self::Parquet => parquet_batches(bytes, columns, unusable),
         }
     }
 
@@ -135,6 +196,26 @@ fn read_parquet(bytes: Bytes) -> Result<RecordBatch, String> {
     let reader = builder.build().map_err(|error| error.to_string())?;
     let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
     concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet_batches(bytes: Bytes, _: Columns<'_>, unusable: &dyn Fn(String) -> OperatorError) -> Result<Batches> {
+    let batch = read_parquet(bytes).map_err(unusable)?;
+    Ok(Box::new(std::iter::once(Ok(batch))))
+}
+
+#[cfg(feature = "parquet")]
+fn parquet_batches(bytes: Bytes, columns: Columns<'_>, unusable: &dyn Fn(String) -> OperatorError) -> Result<Batches> {
+    use parquet::arrow::ProjectionMask;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| unusable(error.to_string()))?;
+    let mask = match columns(builder.schema())? {
+        Some(places) => ProjectionMask::roots(builder.parquet_schema(), places),
+        None => ProjectionMask::all(),
+    };
+    let reader = builder.with_projection(mask).build().map_err(|error| unusable(error.to_string()))?;
+    Ok(Box::new(reader))
 }
 
 /// The parts that a manifest names, in the order of the output.
@@ -195,5 +276,53 @@ mod tests {
             let message = read(&at(name), &resources).unwrap_err().to_string();
             assert!(message.contains(says), "{message}");
         }
+    }
+
+    #[test]
+    #[cfg(feature = "parquet")]
+    fn batches_come_in_order_with_the_columns_that_are_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("q.jsonl"), "{\"id\": \"a\", \"n\": 1}\n{\"id\": \"b\", \"n\": 2}\n").unwrap();
+        let resources = Resources::local();
+        let (table, _) = read(&at("q.jsonl"), &resources).unwrap();
+        let pieces = [table.slice(0, 1), table.slice(1, 1)];
+        std::fs::write(at("q.arrow"), write_arrow(&pieces).unwrap()).unwrap();
+        let write = |name: &str, batch: &RecordBatch| {
+            let file = std::fs::File::create(at(name)).unwrap();
+            let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+            writer.write(batch).unwrap();
+            writer.close().unwrap();
+        };
+        write("q.parquet", &table);
+        // A run of two parts, of which the one with the higher split is named first.
+        std::fs::create_dir_all(folder.path().join("run/_run")).unwrap();
+        write("run/0.parquet", &pieces[0]);
+        write("run/1.parquet", &pieces[1]);
+        let splits = arrow_array::UInt64Array::from(vec![1, 2, 0]);
+        let parts = arrow_array::StringArray::from(vec![Some("1.parquet"), None, Some("0.parquet")]);
+        let manifest = [("split", Arc::new(splits) as _), ("part", Arc::new(parts) as _)];
+        write(
+            "run/_run/manifest.parquet",
+            &RecordBatch::try_from_iter_with_nullable(manifest.into_iter().map(|(name, array)| (name, array, true)))
+                .unwrap(),
+        );
+        for name in ["q.jsonl", "q.arrow", "q.parquet", "run"] {
+            for some in [false, true] {
+                let mut batches = Vec::new();
+                let mut take = |batch| {
+                    batches.push(batch);
+                    Ok(())
+                };
+                let columns = |schema: &Schema| Ok(some.then(|| vec![schema.index_of("n").unwrap()]));
+                each_batch(&at(name), &resources, &columns, &mut take).unwrap();
+                let joined = concat_batches(&batches[0].schema(), &batches).unwrap();
+                assert_eq!((&joined["n"], joined.num_columns()), (&table["n"], if some { 1 } else { 2 }), "{name}");
+                let refused = |_: &Schema| Err(crate::config::invalid("k", "c", "no such column"));
+                assert!(each_batch(&at(name), &resources, &refused, &mut |_| Ok(())).is_err());
+            }
+        }
+        let says = each_batch(&at("none"), &resources, &|_| Ok(None), &mut |_| Ok(())).unwrap_err().to_string();
+        assert!(says.contains("or the folder of a run that has finished"), "{says}");
     }
 }

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Operators(OperatorsArguments),
     /// Write a model with its adapter merged into the weights.
     Merge(MergeArguments),
+    /// Analyze ranked or scored rows: metrics, statistics and plots.
+    Analyze(super::analyze::arguments::AnalyzeArguments),
 }
 
 #[derive(Clone, Debug, Args)]

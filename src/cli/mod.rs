@@ -1,5 +1,6 @@
 //! Commands: what each prints and how it exits.
 
+mod analyze;
 mod arguments;
 mod inspect;
 mod live;
@@ -88,6 +89,7 @@ async fn dispatch(command: Command, environment: &Environment) -> Result<u8, Pip
         Command::Schema => schema::schema(environment),
         Command::Operators(arguments) => operators::operators(arguments, environment),
         Command::Merge(arguments) => merge::merge(arguments, environment).await,
+        Command::Analyze(arguments) => analyze::analyze(arguments, environment).await,
     }
 }
 
