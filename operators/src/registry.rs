@@ -42,6 +42,12 @@ impl Registry {
             registry.add(Arc::new(crate::scoring::PerplexityKind));
             registry.add(Arc::new(crate::scoring::RethresholdKind));
         }
+        #[cfg(feature = "retrieval")]
+        {
+            registry.add(Arc::new(crate::retrieval::Bm25Kind));
+            registry.add(Arc::new(crate::retrieval::TermCosineKind));
+            registry.add(Arc::new(crate::retrieval::TermStatisticsKind));
+        }
         #[cfg(feature = "sample")]
         registry.add(Arc::new(crate::sample::SampleKind));
         #[cfg(feature = "tokens")]
