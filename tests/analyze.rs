@@ -400,6 +400,15 @@ fn lists_of_other_programs_have_no_names() {
     assert!(refused.contains("no scores for query '<IN>'; queries: 0, 1"), "{refused}");
     let found = workspace.run(&[&lds[..], &["--queries", "queries.jsonl"]].concat(), 0).json();
     assert_eq!(found["scores"][0]["estimate"]["mean"], 1.0);
+    // The same as an Arrow file with names.
+    let column = scores::column(2, exact.iter().flatten().copied().collect(), None).unwrap();
+    let field = scores::field("named", &["<IN>", "<FN>"].map(str::to_owned)).unwrap();
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::new(column)]).unwrap();
+    workspace.write("scores.arrow", gristmill::operators::tables::write_arrow(&[batch]).unwrap());
+    let lds = ["analyze", "lds", "scores.arrow", "--subsets", "subsets.jsonl", "--outputs", "outputs.jsonl", "--json"];
+    let found = workspace.run(&lds, 0).json();
+    // Its names are the other way round, so that each query is foretold by the scores of the other one.
+    assert_eq!(found["scores"][0]["each"], json!([0.0, 0.0]));
     let numbers = RecordBatch::try_from_iter([("score", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef)]).unwrap();
     write_parquet(&workspace, "numbers.parquet", &numbers);
     let ranked = workspace.run(&["analyze", "hops", "numbers.parquet", "--by", "score", "--output", "o.jsonl"], 0);

@@ -45,6 +45,26 @@ pub fn read(location: &str, resources: &Resources) -> Result<(RecordBatch, Vec<R
     Ok((concat_batches(&schema, &tables).map_err(|error| unusable(error.to_string()))?, identities))
 }
 
+/// The schema of the same tables as [`read`] takes, of which one file is read only. A run without output has no columns.
+///
+/// # Errors
+/// As [`read`] does.
+pub fn schema(location: &str, resources: &Resources) -> Result<Arc<Schema>> {
+    let unusable = |message: String| OperatorError::Resource { location: location.to_owned(), message };
+    if let Some(format) = Format::of(location) {
+        let (bytes, _) = resources.read(location)?;
+        return format.schema(bytes).map_err(unusable);
+    }
+    let folder = location.trim_end_matches('/');
+    let Some((manifest, _)) = resources.read_if_there(&format!("{folder}/_run/manifest.parquet"))? else {
+        return Err(unusable(NO_TABLE.to_owned()));
+    };
+    match parts(manifest).map_err(unusable)?.first() {
+        Some(part) => schema(&format!("{folder}/{part}"), resources),
+        None => Ok(Arc::new(Schema::empty())),
+    }
+}
+
 /// Positions of the columns of a file that are to be read, by its schema; all where there are none.
 pub type Columns<'a> = &'a dyn Fn(&Schema) -> Result<Option<Vec<usize>>>;
 
@@ -122,6 +142,17 @@ impl Format {
         }
     }
 
+    fn schema(self, bytes: Bytes) -> Result<Arc<Schema>, String> {
+        match self {
+            Self::Lines | Self::List => self.read(bytes).map(|batch| batch.schema()),
+            Self::Arrow => {
+                let reader = arrow_ipc::reader::FileReader::try_new(Cursor::new(bytes), None);
+                reader.map(|reader| reader.schema()).map_err(|error| error.to_string())
+            }
+            Self::Parquet => parquet_schema(bytes),
+        }
+    }
+
     fn batches(
         self,
         bytes: Bytes,
@@ -196,6 +227,19 @@ fn read_parquet(bytes: Bytes) -> Result<RecordBatch, String> {
     let reader = builder.build().map_err(|error| error.to_string())?;
     let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
     concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet_schema(bytes: Bytes) -> Result<Arc<Schema>, String> {
+    read_parquet(bytes).map(|batch| batch.schema())
+}
+
+#[cfg(feature = "parquet")]
+fn parquet_schema(bytes: Bytes) -> Result<Arc<Schema>, String> {
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| error.to_string())?;
+    Ok(Arc::clone(builder.schema()))
 }
 
 #[cfg(not(feature = "parquet"))]
@@ -308,6 +352,7 @@ mod tests {
                 .unwrap(),
         );
         for name in ["q.jsonl", "q.arrow", "q.parquet", "run"] {
+            assert_eq!(schema(&at(name), &resources).unwrap().fields(), table.schema().fields(), "{name}");
             for some in [false, true] {
                 let mut batches = Vec::new();
                 let mut take = |batch| {

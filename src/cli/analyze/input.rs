@@ -61,21 +61,10 @@ pub(super) fn score_columns(
 ) -> Result<Vec<Scored>, Failure> {
     let mut scored = Vec::new();
     for location in locations {
-        let mut found: Option<Vec<String>> = None;
-        // The schema of the first file is that of all; no column is read.
-        let schema = std::cell::RefCell::new(None);
-        let look = |of: &arrow_schema::Schema| {
-            schema.borrow_mut().get_or_insert_with(|| of.clone());
-            Ok(Some(Vec::new()))
-        };
-        tables::each_batch(location, resources, &look, &mut |_| Ok(())).map_err(|error| of(location, &error))?;
-        if let Some(schema) = schema.into_inner() {
-            let columns: Result<Vec<String>> =
-                by.iter().map(|column| require_column("analysis", &schema, column).map(|_| column.clone())).collect();
-            let columns = columns.map_err(|error| of(location, &error))?;
-            found = Some(if by.is_empty() { columns::score_columns(&schema) } else { columns });
-        }
-        let found = found.unwrap_or_default();
+        let schema = tables::schema(location, resources).map_err(|error| of(location, &error))?;
+        let named = by.iter().map(|column| require_column("analysis", &schema, column).map(|_| column.clone()));
+        let named = named.collect::<Result<Vec<String>>>().map_err(|error| of(location, &error))?;
+        let found = if by.is_empty() { columns::score_columns(&schema) } else { named };
         if found.is_empty() {
             return Err(wrong(location, "no column of scores; name one with --by"));
         }

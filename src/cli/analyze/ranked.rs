@@ -86,8 +86,11 @@ fn find(batch: &arrow_array::RecordBatch, named: &[String]) -> gristmill::operat
     if found.is_empty() {
         found = columns::score_columns(schema);
     }
-    let mut sources = Vec::new();
+    let mut sources: Vec<(Source, String)> = Vec::new();
     for column in found {
+        if sources.iter().any(|(source, _)| source.column == column) {
+            continue;
+        }
         let (place, data_type) = gristmill::operators::require_column("analysis", schema, &column)?;
         if data_type.is_numeric() || batch.column(place).data_type().is_null() {
             sources.push((Source { column: column.clone(), place: None }, column));

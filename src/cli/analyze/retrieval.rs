@@ -42,7 +42,7 @@ pub(super) fn retrieval(arguments: RetrievalArguments, resources: &Resources) ->
                     let column = if query.is_none() {
                         "query"
                     } else if name.is_none() {
-                        &item
+                        item.as_str()
                     } else {
                         "rank"
                     };
