@@ -50,6 +50,8 @@ impl Registry {
             registry.add(Arc::new(crate::retrieval::TermCosineKind));
             registry.add(Arc::new(crate::retrieval::TermStatisticsKind));
         }
+        #[cfg(feature = "influence")]
+        registry.add(Arc::new(crate::influence::gradient::GradientKind));
         #[cfg(feature = "sample")]
         registry.add(Arc::new(crate::sample::SampleKind));
         #[cfg(feature = "tokens")]
