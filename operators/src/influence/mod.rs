@@ -5,5 +5,6 @@
 
 pub mod curvature;
 mod modules;
+pub mod sketch;
 
 pub use modules::Modules;
