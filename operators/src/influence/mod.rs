@@ -4,5 +4,7 @@
 //! projected, preconditioned, compared with those of queries, or kept.
 
 mod modules;
+mod queries;
 
 pub use modules::Modules;
+pub use queries::{Aggregate, LossOn, QueriesConfig};
