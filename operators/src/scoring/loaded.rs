@@ -8,7 +8,7 @@ use super::device::Device;
 use super::reader::{Precision, unusable};
 use crate::config::invalid;
 use crate::loaded::{FileState, Loaded, local_files};
-use crate::models::{AdapterOptions, Model, ModelError};
+use crate::models::{AdapterOptions, LoadOptions, Model, ModelError};
 use crate::{ResourceIdentity, Resources, Result};
 
 /// Tokens of a batch on a device, at most, unless a single window has more.
@@ -21,6 +21,7 @@ struct Key {
     adapter: Option<String>,
     precision: Precision,
     device: Device,
+    gradients: bool,
     /// The state of the files of both.
     files: Vec<FileState>,
 }
@@ -36,7 +37,21 @@ pub(super) fn load(
     device: Device,
     resources: &Resources,
 ) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
+    load_for(kind, location, adapter, precision, device, false, resources)
+}
+
+/// The same with or without what gradients need.
+pub(super) fn load_for(
+    kind: &str,
+    location: &str,
+    adapter: Option<&str>,
+    precision: Precision,
+    device: Device,
+    gradients: bool,
+    resources: &Resources,
+) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
     let key = Key {
+        gradients,
         location: location.to_owned(),
         adapter: adapter.map(str::to_owned),
         precision,
@@ -45,7 +60,8 @@ pub(super) fn load(
     };
     LOADED.get(key, || {
         let options = adapter.map(|location| AdapterOptions { location, apply: precision.apply() });
-        let loaded = Model::load_adapted(location, options, resources, precision.into());
+        let precision = LoadOptions { gradients, ..precision.into() };
+        let loaded = Model::load_adapted(location, options, resources, precision);
         let (mut model, mut identities) = loaded.map_err(|error| match (&error, adapter) {
             (ModelError::Adapter(_), Some(adapter)) => unusable(adapter, &error),
             _ => unusable(location, &error),

@@ -32,5 +32,7 @@ pub use judge::{JudgeConfig, JudgeKind};
 pub use next_token::{NextTokenConfig, NextTokenKind};
 pub use perplexity::{PerplexityConfig, PerplexityKind};
 pub use reader::Precision;
+#[cfg(feature = "influence")]
+pub(crate) use reader::{BATCH_TOKENS, COMPUTE, Reader, Reading, default_column};
 pub use rethreshold::{RethresholdConfig, RethresholdKind};
 pub use windows::Windows;

@@ -15,13 +15,13 @@ use crate::tokens::Tokenizer;
 use crate::{OperatorError, ResourceIdentity, Resources, Result, TextColumn};
 
 /// A batch has at most so many tokens, unless a single window has more. It bounds memory, and does not change results.
-const BATCH_TOKENS: usize = 2048;
+pub(crate) const BATCH_TOKENS: usize = 2048;
 
 /// The same where a device computes: it packs what all passes give it.
 const DEVICE_BATCH_TOKENS: usize = 65_536;
 
 /// A pass computes on the thread that calls it: splits are what runs side by side.
-pub(super) const COMPUTE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
+pub(crate) const COMPUTE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 
 /// What weights of linear layers and heads, and the activations that they are multiplied with, are rounded to. Everything else is single precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -60,37 +60,50 @@ impl From<Precision> for LoadOptions {
     }
 }
 
-pub(super) fn default_column() -> String {
+pub(crate) fn default_column() -> String {
     "text".to_owned()
 }
 
 /// A model with its tokenizer.
 #[derive(Debug)]
-pub(super) struct Reader {
-    pub(super) kind: &'static str,
-    pub(super) column: String,
-    pub(super) model: Arc<Model>,
-    pub(super) tokenizer: Tokenizer,
+pub(crate) struct Reader {
+    pub(crate) kind: &'static str,
+    pub(crate) column: String,
+    pub(crate) model: Arc<Model>,
+    pub(crate) tokenizer: Tokenizer,
     /// The most tokens of a window, special tokens included.
-    pub(super) context_length: usize,
-    pub(super) identities: Vec<ResourceIdentity>,
+    pub(crate) context_length: usize,
+    pub(crate) identities: Vec<ResourceIdentity>,
 }
 
 /// What a configuration says of a [`Reader`].
-pub(super) struct Reading<'a> {
-    pub(super) model: &'a str,
-    pub(super) adapter: Option<&'a str>,
-    pub(super) tokenizer: Option<&'a str>,
-    pub(super) column: &'a str,
-    pub(super) precision: Precision,
-    pub(super) device: Device,
-    pub(super) context_length: Option<usize>,
+pub(crate) struct Reading<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) adapter: Option<&'a str>,
+    pub(crate) tokenizer: Option<&'a str>,
+    pub(crate) column: &'a str,
+    pub(crate) precision: Precision,
+    pub(crate) device: Device,
+    pub(crate) context_length: Option<usize>,
     /// Where `context_length` is not given: what the model's own files say, if they do.
-    pub(super) preferred_length: Option<usize>,
+    pub(crate) preferred_length: Option<usize>,
 }
 
 impl Reader {
     pub(super) fn new(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
+        Self::open(kind, reading, false, resources)
+    }
+
+    /// A language model that gradients can be had of, on the CPU.
+    #[cfg(feature = "influence")]
+    pub(crate) fn with_gradients(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
+        let location = reading.model;
+        let reader = Self::open(kind, reading, true, resources)?;
+        reader.expect_language_model(location)?;
+        Ok(reader)
+    }
+
+    fn open(kind: &'static str, reading: Reading<'_>, gradients: bool, resources: &Resources) -> Result<Self> {
         let Reading {
             model: location,
             adapter,
@@ -101,7 +114,8 @@ impl Reader {
             context_length,
             preferred_length,
         } = reading;
-        let (model, mut identities) = loaded::load(kind, location, adapter, precision, device, resources)?;
+        let (model, mut identities) =
+            loaded::load_for(kind, location, adapter, precision, device, gradients, resources)?;
         let (tokenizer, identity) = Tokenizer::load(tokenizer.unwrap_or(location), resources)?;
         identities.push(identity);
         if tokenizer.vocab_size() > model.vocabulary() {

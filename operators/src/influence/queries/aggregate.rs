@@ -77,16 +77,15 @@ impl Aggregation {
         rows.flat_map(|row| self.groups.iter().map(move |(_, members)| largest(row, members))).collect()
     }
 
-    /// Scores, `[rows, names]`, of scores of single queries, `[rows, queries]`.
-    pub(crate) fn of_scores(&self, scores: Vec<f32>) -> Vec<f32> {
+    /// For each product the queries that it is of, and what each counts.
+    pub(crate) fn shares(&self) -> Vec<Vec<(usize, f64)>> {
         if self.aggregate != Aggregate::Mean {
-            return self.of_products(scores);
+            return (0..self.queries).map(|query| vec![(query, 1.0)]).collect();
         }
-        let mean = |row: &[f32], members: &[usize]| {
-            let sum: f64 = members.iter().map(|&member| f64::from(row[member])).sum();
-            (sum / members.len() as f64) as f32
+        let of_group = |members: &Vec<usize>| {
+            let share = 1.0 / members.len() as f64;
+            members.iter().map(|&member| (member, share)).collect()
         };
-        let rows = scores.chunks_exact(self.queries.max(1));
-        rows.flat_map(|row| self.groups.iter().map(move |(_, members)| mean(row, members))).collect()
+        self.groups.iter().map(|(_, members)| of_group(members)).collect()
     }
 }

@@ -15,8 +15,6 @@ mod tests;
 pub(crate) use aggregate::Aggregation;
 pub use config::{Aggregate, LossOn, QueriesConfig};
 
-use crate::models::Batch;
-use crate::models::gradients::{Reduction, token_weights};
 use crate::tokens::Tokenizer;
 use crate::{OperatorError, ResourceIdentity, Resources, Result, tables};
 
@@ -92,23 +90,5 @@ impl Queries {
         }
         let aggregation = Aggregation::new(config.aggregate, &rows).map_err(unusable)?;
         Ok((Self { queries, aggregation }, identities))
-    }
-
-    /// Batches of consecutive queries of up to so many tokens, at least one query, with the weights of their tokens' losses.
-    pub(crate) fn batches(&self, tokens: usize, reduction: Reduction) -> impl Iterator<Item = (Batch, Vec<f32>)> {
-        let mut rest = self.queries.as_slice();
-        std::iter::from_fn(move || {
-            let mut sum = rest.first()?.ids.len();
-            let more = rest[1..].iter().take_while(|query| {
-                sum += query.ids.len();
-                sum <= tokens
-            });
-            let (run, behind) = rest.split_at(1 + more.count());
-            rest = behind;
-            let mut batch = Batch::default();
-            run.iter().for_each(|query| batch.push(&query.ids));
-            let weights = token_weights(&batch, reduction, |query, token| token >= run[query].first_target);
-            Some((batch, weights))
-        })
     }
 }

@@ -9,7 +9,6 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{LossOn, Queries, QueriesConfig, Query};
-use crate::models::gradients::Reduction;
 use crate::tokens::Tokenizer;
 use crate::{Resources, Result};
 
@@ -91,21 +90,14 @@ fn tables_give_queries() {
     assert_eq!(whole.aggregation.names(), ["7", "8", "9"]);
     assert_eq!(queries(json!({"text": "t"})).queries[1].ids, [0, 5, 5, 5, 1]);
 
-    // Batches of up to so many tokens, and weights that are those of completions.
-    let batches: Vec<_> = plain.batches(12, Reduction::Mean).collect();
-    assert_eq!(batches.iter().map(|(batch, _)| batch.documents()).collect::<Vec<_>>(), [2, 1]);
-    let third = 1.0 / 3.0;
-    assert_eq!(batches[0].1, [0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.25, 0.25, 0.25, 0.25]);
-    assert_eq!(batches[1].1, [0.0, third, third, third]);
-    let sums: Vec<_> = plain.batches(1, Reduction::Sum).map(|(_, weights)| weights.iter().sum::<f32>()).collect();
-    assert_eq!(sums, [2.0, 4.0, 3.0]);
-
     // Groups in the order in which they come.
     let grouped = queries(json!({"prompt": "q", "completion": "a", "group": "g", "aggregate": "nearest"}));
     assert_eq!(grouped.aggregation.names(), ["x", "y"]);
     assert_eq!(grouped.aggregation.of_products(vec![1.0, 5.0, 2.0, -3.0, 0.0, -4.0]), [2.0, 5.0, -3.0, 0.0]);
     let mean = queries(json!({"prompt": "q", "completion": "a", "group": "g", "aggregate": "mean"}));
-    assert_eq!(mean.aggregation.of_scores(vec![1.0, 5.0, 2.0, -3.0, 0.0, -4.0]), [1.5, 5.0, -3.5, 0.0]);
+    assert_eq!(mean.aggregation.of_products(vec![1.5, 5.0]), [1.5, 5.0]);
+    assert_eq!(mean.aggregation.shares(), [vec![(0, 0.5), (2, 0.5)], vec![(1, 1.0)]]);
+    assert_eq!(plain.aggregation.shares(), [vec![(0, 1.0)], vec![(1, 1.0)], vec![(2, 1.0)]]);
     assert_eq!(mean.aggregation.vectors(vec![1.0, 2.0, 0.0, 7.0, 3.0, 4.0], 2), [2.0, 3.0, 0.0, 7.0]);
     assert_eq!(mean.aggregation.products(), 2);
     for aggregate in ["mean", "nearest"] {

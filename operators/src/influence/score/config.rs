@@ -1,0 +1,313 @@
+//! What a configuration of `influence` says.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::KIND;
+use crate::config::{self, invalid};
+use crate::influence::curvature::{Damping, Mixing};
+use crate::influence::sketch::{SignSource, SketchSpec, default_dimension};
+use crate::influence::{Modules, QueriesConfig};
+use crate::models::gradients;
+use crate::scoring::{Precision, default_column};
+use crate::{OperatorError, Result};
+
+/// Configuration of `influence`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InfluenceConfig {
+    /// A causal language model: a folder with `config.json` and safetensors, a URL of one, or a repository on the Hugging Face Hub.
+    pub model: String,
+    /// An adapter of peft for the model (LoRA, rsLoRA, DoRA), which is merged into the weights: a folder, a URL of one, or a repository on the
+    /// Hugging Face Hub.
+    #[serde(default)]
+    pub adapter: Option<String>,
+    /// The tokenizer, if it is not the one beside the model.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
+    /// The text column.
+    #[serde(default = "default_column")]
+    pub column: String,
+    /// A column that `gradient` made, in place of running the model over the texts.
+    #[serde(default)]
+    pub gradients: Option<String>,
+    /// The most tokens of a text, special tokens included, after which it is cut off; as many as the model takes if left out. Queries may not have more.
+    #[serde(default)]
+    pub context_length: Option<usize>,
+    /// What rows are compared with.
+    pub queries: QueriesConfig,
+    /// How they are compared.
+    #[serde(default)]
+    pub method: Method,
+    /// How gradients are projected.
+    #[serde(default)]
+    pub projection: Projection,
+    /// The linear layers whose gradients are compared.
+    #[serde(default)]
+    pub modules: Modules,
+    /// How the losses of a text's tokens become one.
+    #[serde(default)]
+    pub reduction: Reduction,
+    /// What weights and the activations that they are multiplied with are rounded to.
+    #[serde(default)]
+    pub precision: GradientPrecision,
+    /// Of `trackstar` and `kfac`: whether both sides get length 1; true for `trackstar`, else false.
+    #[serde(default)]
+    pub normalize: Option<bool>,
+    /// Of methods with statistics: the file with what was learned from a corpus. Made from the rows themselves if left out.
+    #[serde(default)]
+    pub statistics: Option<String>,
+    /// Of methods with statistics that are made from the rows themselves: from how many of the first rows.
+    #[serde(default)]
+    pub fit_rows: Option<u64>,
+    /// Of methods with statistics: how their eigenvalues are inverted.
+    #[serde(default)]
+    pub damping: Option<Damping>,
+    /// Of `trackstar`: how much the queries' Gram matrix counts.
+    #[serde(default)]
+    pub mixing: Option<MixingRule>,
+    /// Of `diagonal`, `kfac_exact` and `ekfac`: queries are replaced by the nearest matrices of this rank, which is faster where there are few queries.
+    #[serde(default)]
+    pub rank: Option<usize>,
+    /// Of `representation`: which hidden states. 0 is the embeddings, n what layer n leaves; those after the last norm if left out.
+    #[serde(default)]
+    pub layer: Option<usize>,
+    /// Of `representation`: how the states of a text's tokens become one vector.
+    #[serde(default)]
+    pub pooling: Option<Pooling>,
+}
+
+/// How rows are compared with queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// ⟨q, g⟩ of projected gradients.
+    Dot,
+    /// The same of gradients of length 1 over all layers together.
+    #[default]
+    Cosine,
+    /// ⟨H^-½q, H^-½g⟩ of length 1, where H is the Gram matrix of the projected gradients of each layer, mixed from that of the queries and that of the corpus.
+    Trackstar,
+    /// ⟨S^-½ q A^-½, S^-½ g A^-½⟩ of gradients that are projected afterwards: K-FAC folded into the projection.
+    Kfac,
+    /// ⟨H⁻¹q, g⟩ of whole gradients, where H is the Kronecker product of S and A.
+    KfacExact,
+    /// The same with eigenvalues that were learned in the basis of K-FAC.
+    Ekfac,
+    /// The same where H is the mean of g², element by element.
+    Diagonal,
+    /// ⟨q, g⟩ of whole gradients.
+    Identity,
+    /// The cosine of pooled hidden states, without any gradient.
+    Representation,
+}
+
+/// How gradients are projected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Projection {
+    /// Rows p of both projections of a layer, 4 to 128 and at most as many as the layer has inputs and outputs; 0 for none.
+    #[serde(default = "default_dimension")]
+    pub dimension: usize,
+    /// Other numbers give other projections.
+    #[serde(default)]
+    pub seed: u64,
+    /// Where signs come from.
+    #[serde(default)]
+    pub signs: SignSource,
+}
+
+impl Default for Projection {
+    fn default() -> Self {
+        Self { dimension: default_dimension(), seed: 0, signs: SignSource::default() }
+    }
+}
+
+/// How the losses of a text's tokens become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// Their sum.
+    Sum,
+}
+
+impl From<Reduction> for gradients::Reduction {
+    fn from(reduction: Reduction) -> Self {
+        match reduction {
+            Reduction::Mean => Self::Mean,
+            Reduction::Sum => Self::Sum,
+        }
+    }
+}
+
+/// What weights of linear layers and heads are rounded to; gradients need them whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientPrecision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bfloat16; sums are f32.
+    Bf16,
+}
+
+impl From<GradientPrecision> for Precision {
+    fn from(precision: GradientPrecision) -> Self {
+        match precision {
+            GradientPrecision::F32 => Self::F32,
+            GradientPrecision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// How much the queries' Gram matrix counts where it is mixed with the corpus's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MixingRule {
+    /// This share, 0 to 1.
+    Share(f64),
+    /// As much as makes the k-th largest eigenvalues of both alike, of all layers together.
+    Components(usize),
+}
+
+impl From<MixingRule> for Mixing {
+    fn from(rule: MixingRule) -> Self {
+        match rule {
+            MixingRule::Share(share) => Self::Share(share),
+            MixingRule::Components(components) => Self::Components(components),
+        }
+    }
+}
+
+/// How the states of a text's tokens become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first one.
+    First,
+    /// The last one.
+    Last,
+    /// The largest value of each element.
+    Max,
+}
+
+impl From<Pooling> for gristmill_kernels::pool::Pool {
+    fn from(pooling: Pooling) -> Self {
+        match pooling {
+            Pooling::Mean => Self::Mean,
+            Pooling::First => Self::First,
+            Pooling::Last => Self::Last,
+            Pooling::Max => Self::Max,
+        }
+    }
+}
+
+/// The rows that statistics are made from, if nothing else is said.
+const FIT_ROWS: u64 = 10_000;
+
+/// Directions that are common to queries and are weighed down, if nothing else is said: as in TrackStar as bergson has it.
+const COMPONENTS: usize = 1000;
+
+impl Method {
+    /// Its name in a configuration.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Dot => "dot",
+            Self::Cosine => "cosine",
+            Self::Trackstar => "trackstar",
+            Self::Kfac => "kfac",
+            Self::KfacExact => "kfac_exact",
+            Self::Ekfac => "ekfac",
+            Self::Diagonal => "diagonal",
+            Self::Identity => "identity",
+            Self::Representation => "representation",
+        }
+    }
+
+    /// Whether gradients are projected.
+    pub(super) const fn projects(self) -> bool {
+        matches!(self, Self::Dot | Self::Cosine | Self::Trackstar | Self::Kfac)
+    }
+
+    /// Whether something is learned from a corpus.
+    pub(super) const fn has_statistics(self) -> bool {
+        matches!(self, Self::Trackstar | Self::Kfac | Self::KfacExact | Self::Ekfac | Self::Diagonal)
+    }
+}
+
+impl InfluenceConfig {
+    /// Reads a configuration, and fills in the defaults that depend on the method.
+    ///
+    /// # Errors
+    /// Unknown keys, wrong values, and keys that the method has no use for.
+    pub(super) fn read(config: &Value) -> Result<Self> {
+        let mut config: Self = config::parse(KIND, config)?;
+        let method = config.method;
+        config.queries = config.queries.complete(KIND)?;
+        let has_length = matches!(method, Method::Trackstar | Method::Kfac);
+        let exact = matches!(method, Method::Diagonal | Method::KfacExact | Method::Ekfac | Method::Identity);
+        let given = [
+            ("projection", method.projects() || config.projection == Projection::default()),
+            ("gradients", method.projects() && method != Method::Kfac || config.gradients.is_none()),
+            ("modules", method != Method::Representation || config.modules == Modules::default()),
+            ("reduction", method != Method::Representation || config.reduction == Reduction::default()),
+            ("normalize", has_length || config.normalize.is_none()),
+            ("statistics", method.has_statistics() || config.statistics.is_none()),
+            ("fit_rows", method.has_statistics() || config.fit_rows.is_none()),
+            ("damping", method.has_statistics() || config.damping.is_none()),
+            ("mixing", method == Method::Trackstar || config.mixing.is_none()),
+            ("rank", exact || config.rank.is_none()),
+            ("layer", method == Method::Representation || config.layer.is_none()),
+            ("pooling", method == Method::Representation || config.pooling.is_none()),
+        ];
+        if let Some((key, _)) = given.iter().find(|(_, allowed)| !allowed) {
+            return Err(wrong(key, format!("the method '{}' has no use for it", method.name())));
+        }
+        if has_length {
+            config.normalize.get_or_insert(method == Method::Trackstar);
+        }
+        if method.has_statistics() {
+            config.damping.get_or_insert_default();
+            if config.statistics.is_none() {
+                config.fit_rows.get_or_insert(FIT_ROWS);
+            }
+        }
+        match method {
+            Method::Trackstar => {
+                let mixing = *config.mixing.get_or_insert(MixingRule::Components(COMPONENTS));
+                if let MixingRule::Share(share) = mixing
+                    && !(0.0..=1.0).contains(&share)
+                {
+                    return Err(wrong("mixing.share", format!("{share}; 0 to 1 is allowed")));
+                }
+            }
+            Method::Representation => {
+                config.pooling.get_or_insert(Pooling::Mean);
+            }
+            _ => {}
+        }
+        if config.rank == Some(0) {
+            return Err(wrong("rank", "0; at least 1 is allowed".to_owned()));
+        }
+        if config.fit_rows == Some(0) {
+            return Err(wrong("fit_rows", "0; at least 1 is allowed".to_owned()));
+        }
+        Ok(config)
+    }
+
+    /// How gradients are projected, with the layers.
+    pub(super) fn sketch(&self) -> SketchSpec {
+        let Projection { dimension, seed, signs } = self.projection;
+        SketchSpec { dimension, seed, signs, modules: self.modules.clone() }
+    }
+}
+
+fn wrong(key: &str, message: String) -> OperatorError {
+    invalid(KIND, key, message)
+}
