@@ -4,8 +4,9 @@
 //! `{"documents": [[101, 2023, 102], …], "mode": "inputs", "kept": 0, "seconds": 1.0}`, packs all documents into one batch, and answers with
 //! `{"seconds": 0.5, "losses": [5.25, …], "norm": 0.125}`: the shortest time of the passes that fitted, at least one, the mean loss of each
 //! document's tokens, and the norm of what was asked for over all documents. Modes are `forward` (losses alone, no norm), `inputs` (gradients of activations
-//! down to the embeddings), `taps` (the same, and x and δ of each linear layer are handed out), and `weights` (gradients of all linear layers, summed). `kept` is
-//! the number of bytes in which results of layers are kept instead of being computed again. Time is the processor's where the system can tell. One thread.
+//! down to the embeddings), `taps` (the same, and x and δ of each linear layer are handed out), `weights` (gradients of all linear layers, summed), `first` (gradients of activations
+//! down to the first layer, which are what a sketch needs, and x and δ handed out), and `sketch` (the same, and projected on both sides to `"p": 16` rows; the norm is that of the
+//! projections). `kept` is the number of bytes in which results of layers are kept instead of being computed again. Time is the processor's where the system can tell. One thread.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use gristmill_kernels::workers::Serial;
 use gristmill_operators::Resources;
+use gristmill_operators::influence::sketch::{Projector, Sketch, SketchSpec};
 use gristmill_operators::models::gradients::{
     Backward, Gradient, Loss, ParameterGradients, Reduction, Tap, TokenLoss, token_weights,
 };
@@ -29,6 +31,7 @@ const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 /// Takes gradients, and looks at those of inputs alone.
 struct Inputs {
     layers: bool,
+    inputs: bool,
     squares: f64,
 }
 
@@ -42,7 +45,7 @@ impl Tap for Inputs {
     }
 
     fn wants_inputs(&self) -> bool {
-        true
+        self.inputs
     }
 
     fn take_inputs(&mut self, _: Compute<'_>, delta: &[f32], _: &[i64]) -> Result<()> {
@@ -70,6 +73,10 @@ fn main() {
         let weights = token_weights(&batch, Reduction::Mean, |_, _| true);
         let mut backward = Backward::new(&model).unwrap().with_kept_bytes(kept);
         let mut gradients = ParameterGradients::new(|parameter| parameter.kind() == ParameterKind::Linear);
+        let dimension = request["p"].as_u64().map(|p| usize::try_from(p).unwrap());
+        let sketch =
+            dimension.map(|dimension| Sketch::new(&model, &SketchSpec { dimension, ..SketchSpec::default() }).unwrap());
+        let mut projector = sketch.as_ref().map(Projector::new);
         let (begun, mut shortest, mut losses, mut norm) = (Instant::now(), f64::INFINITY, Vec::new(), 0.0);
         while shortest.is_infinite() || begun.elapsed() < limit {
             let turn = now();
@@ -88,8 +95,14 @@ fn main() {
                     losses = backward.run(ALONE, &batch, loss, &mut gradients).unwrap().documents;
                     norm = gradients.iter().map(|(_, gradient)| squares(gradient)).sum::<f64>().sqrt();
                 }
+                "sketch" => {
+                    let projector = projector.as_mut().expect("the mode `sketch` needs `p`");
+                    projector.prepare(&batch);
+                    losses = backward.run(ALONE, &batch, loss, projector).unwrap().documents;
+                    norm = squares(projector.rows()).sqrt();
+                }
                 mode => {
-                    let mut tap = Inputs { layers: mode == "taps", squares: 0.0 };
+                    let mut tap = Inputs { layers: mode != "inputs", inputs: mode != "first", squares: 0.0 };
                     losses = backward.run(ALONE, &batch, loss, &mut tap).unwrap().documents;
                     norm = tap.squares.sqrt();
                 }

@@ -5,6 +5,7 @@
 
 mod modules;
 mod queries;
+pub mod sketch;
 
 pub use modules::Modules;
 pub use queries::{Aggregate, LossOn, QueriesConfig};

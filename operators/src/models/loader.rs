@@ -84,7 +84,7 @@ impl<'a> Loader<'a> {
 
     /// Notes a tensor that results depend on.
     fn parameter(&self, name: &str, shape: &[usize], kind: ParameterKind) -> Arc<Parameter> {
-        self.registry.add(self.name(name), shape, kind)
+        self.registry.add(self.name(name), shape, kind, false)
     }
 
     fn vector(&self, name: &str, elements: usize) -> Result<Values> {
@@ -224,7 +224,8 @@ impl<'a> Loader<'a> {
     ) -> Result<Fused> {
         let transposed = stored == Stored::Inputs;
         let shape = if transposed { [inputs, outputs] } else { [outputs, inputs] };
-        let weight = self.parameter(&format!("{name}.weight"), &shape, ParameterKind::Linear);
+        let weight_name = self.name(&format!("{name}.weight"));
+        let weight = self.registry.add(weight_name, &shape, ParameterKind::Linear, transposed);
         let required = bias == Bias::Required;
         let bias = required.then(|| self.vector(&format!("{name}.bias"), outputs)).transpose()?;
         let (biases, bias) = bias.map(|Values { values, parameter }| (values, parameter)).unzip();

@@ -29,6 +29,7 @@ pub struct Parameter {
     shape: Vec<usize>,
     kind: ParameterKind,
     index: usize,
+    transposed: bool,
 }
 
 impl Parameter {
@@ -45,6 +46,13 @@ impl Parameter {
     /// What it does.
     pub const fn kind(&self) -> ParameterKind {
         self.kind
+    }
+
+    /// Outputs and inputs of the linear layer whose weights it is, however it is stored; the rows of any other tensor, and the elements of each.
+    pub fn sides(&self) -> [usize; 2] {
+        let (rows, rest) = self.shape.split_first().map_or((1, &[][..]), |(rows, rest)| (*rows, rest));
+        let columns = rest.iter().product();
+        if self.transposed { [columns, rows] } else { [rows, columns] }
     }
 
     /// Its place in [`Model::parameters`](super::Model::parameters).
@@ -72,7 +80,13 @@ pub struct Module {
 impl Module {
     /// One without inputs and outputs.
     pub(crate) fn nothing() -> Self {
-        let weight = Parameter { name: String::new(), shape: vec![0, 0], kind: ParameterKind::Linear, index: 0 };
+        let weight = Parameter {
+            name: String::new(),
+            shape: vec![0, 0],
+            kind: ParameterKind::Linear,
+            index: 0,
+            transposed: false,
+        };
         let (name, weight) = (String::new(), Arc::new(weight));
         Self { name, weight, bias: None, outputs: 0, inputs: 0, transposed: false }
     }
@@ -180,10 +194,10 @@ impl Deref for Values {
 pub(crate) struct Registry(RefCell<Vec<Arc<Parameter>>>);
 
 impl Registry {
-    /// Notes a parameter, which gets the next index.
-    pub(crate) fn add(&self, name: String, shape: &[usize], kind: ParameterKind) -> Arc<Parameter> {
+    /// Notes a parameter, which gets the next index; `transposed` weights have inputs as rows.
+    pub(crate) fn add(&self, name: String, shape: &[usize], kind: ParameterKind, transposed: bool) -> Arc<Parameter> {
         let mut all = self.0.borrow_mut();
-        let parameter = Arc::new(Parameter { name, shape: shape.into(), kind, index: all.len() });
+        let parameter = Arc::new(Parameter { name, shape: shape.into(), kind, index: all.len(), transposed });
         all.push(Arc::clone(&parameter));
         parameter
     }
