@@ -32,6 +32,11 @@ impl Registry {
         registry.add(Arc::new(crate::blocklist::BlocklistKind));
         #[cfg(feature = "fasttext")]
         registry.add(Arc::new(crate::fasttext::FastTextKind));
+        #[cfg(feature = "influence")]
+        {
+            registry.add(Arc::new(crate::influence::gradient::GradientKind));
+            registry.add(Arc::new(crate::influence::InfluenceKind));
+        }
         #[cfg(feature = "models")]
         {
             registry.add(Arc::new(crate::scoring::ClassifyKind));

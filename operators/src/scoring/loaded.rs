@@ -21,6 +21,7 @@ struct Key {
     adapter: Option<String>,
     precision: Precision,
     device: Device,
+    /// Whether it was loaded with what gradients need.
     gradients: bool,
     /// The state of the files of both.
     files: Vec<FileState>,
@@ -37,31 +38,39 @@ pub(super) fn load(
     device: Device,
     resources: &Resources,
 ) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
-    load_for(kind, location, adapter, precision, device, false, resources)
+    get(kind, (location, adapter), (precision, device, false), resources)
 }
 
-/// The same with or without what gradients need.
-pub(super) fn load_for(
+/// The same of a model whose gradients can be computed, on the CPU.
+#[cfg(feature = "influence")]
+pub(super) fn load_for_gradients(
     kind: &str,
     location: &str,
     adapter: Option<&str>,
     precision: Precision,
-    device: Device,
-    gradients: bool,
+    resources: &Resources,
+) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
+    get(kind, (location, adapter), (precision, Device::Cpu, true), resources)
+}
+
+fn get(
+    kind: &str,
+    (location, adapter): (&str, Option<&str>),
+    (precision, device, gradients): (Precision, Device, bool),
     resources: &Resources,
 ) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
     let key = Key {
-        gradients,
         location: location.to_owned(),
         adapter: adapter.map(str::to_owned),
         precision,
         device,
+        gradients,
         files: local_files(location).into_iter().chain(adapter.into_iter().flat_map(local_files)).collect(),
     };
     LOADED.get(key, || {
         let options = adapter.map(|location| AdapterOptions { location, apply: precision.apply() });
-        let precision = LoadOptions { gradients, ..precision.into() };
-        let loaded = Model::load_adapted(location, options, resources, precision);
+        let how = LoadOptions { gradients, ..precision.into() };
+        let loaded = Model::load_adapted(location, options, resources, how);
         let (mut model, mut identities) = loaded.map_err(|error| match (&error, adapter) {
             (ModelError::Adapter(_), Some(adapter)) => unusable(adapter, &error),
             _ => unusable(location, &error),

@@ -18,7 +18,7 @@ mod loaded;
 mod model_operator;
 mod next_token;
 mod perplexity;
-mod reader;
+pub(crate) mod reader;
 mod rethreshold;
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,5 @@ pub use judge::{JudgeConfig, JudgeKind};
 pub use next_token::{NextTokenConfig, NextTokenKind};
 pub use perplexity::{PerplexityConfig, PerplexityKind};
 pub use reader::Precision;
-#[cfg(feature = "influence")]
-pub(crate) use reader::{BATCH_TOKENS, COMPUTE, Reader, Reading, default_column};
 pub use rethreshold::{RethresholdConfig, RethresholdKind};
 pub use windows::Windows;

@@ -15,7 +15,7 @@ use crate::tokens::Tokenizer;
 use crate::{OperatorError, ResourceIdentity, Resources, Result, TextColumn};
 
 /// A batch has at most so many tokens, unless a single window has more. It bounds memory, and does not change results.
-pub(crate) const BATCH_TOKENS: usize = 2048;
+const BATCH_TOKENS: usize = 2048;
 
 /// The same where a device computes: it packs what all passes give it.
 const DEVICE_BATCH_TOKENS: usize = 65_536;
@@ -41,7 +41,7 @@ pub enum Precision {
 
 impl Precision {
     /// An adapter of weights in four bits was trained beside them.
-    pub(super) fn apply(self) -> Apply {
+    pub(crate) fn apply(self) -> Apply {
         match self {
             Self::F32 | Self::Bf16 => Apply::Merged,
             Self::Nf4 | Self::Nf4Bf16 => Apply::Beside,
@@ -73,10 +73,12 @@ pub(crate) struct Reader {
     pub(crate) tokenizer: Tokenizer,
     /// The most tokens of a window, special tokens included.
     pub(crate) context_length: usize,
+    /// Of the model's files, those of its adapter, and the tokenizer's, the last.
     pub(crate) identities: Vec<ResourceIdentity>,
 }
 
 /// What a configuration says of a [`Reader`].
+#[derive(Clone, Copy)]
 pub(crate) struct Reading<'a> {
     pub(crate) model: &'a str,
     pub(crate) adapter: Option<&'a str>,
@@ -90,32 +92,27 @@ pub(crate) struct Reading<'a> {
 }
 
 impl Reader {
-    pub(super) fn new(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
-        Self::open(kind, reading, false, resources)
+    pub(crate) fn new(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
+        let Reading { model, adapter, precision, device, .. } = reading;
+        let loaded = loaded::load(kind, model, adapter, precision, device, resources)?;
+        Self::of(kind, reading, loaded, resources)
     }
 
-    /// A language model that gradients can be had of, on the CPU.
+    /// One whose model can have its gradients computed, on the CPU.
     #[cfg(feature = "influence")]
-    pub(crate) fn with_gradients(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
-        let location = reading.model;
-        let reader = Self::open(kind, reading, true, resources)?;
-        reader.expect_language_model(location)?;
-        Ok(reader)
+    pub(crate) fn for_gradients(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
+        let Reading { model, adapter, precision, .. } = reading;
+        let loaded = loaded::load_for_gradients(kind, model, adapter, precision, resources)?;
+        Self::of(kind, reading, loaded, resources)
     }
 
-    fn open(kind: &'static str, reading: Reading<'_>, gradients: bool, resources: &Resources) -> Result<Self> {
-        let Reading {
-            model: location,
-            adapter,
-            tokenizer,
-            column,
-            precision,
-            device,
-            context_length,
-            preferred_length,
-        } = reading;
-        let (model, mut identities) =
-            loaded::load_for(kind, location, adapter, precision, device, gradients, resources)?;
+    fn of(
+        kind: &'static str,
+        reading: Reading<'_>,
+        (model, mut identities): (Arc<Model>, Vec<ResourceIdentity>),
+        resources: &Resources,
+    ) -> Result<Self> {
+        let Reading { model: location, tokenizer, column, context_length, preferred_length, .. } = reading;
         let (tokenizer, identity) = Tokenizer::load(tokenizer.unwrap_or(location), resources)?;
         identities.push(identity);
         if tokenizer.vocab_size() > model.vocabulary() {
@@ -144,7 +141,7 @@ impl Reader {
     }
 
     /// Refuses a model that does not predict tokens.
-    pub(super) fn expect_language_model(&self, location: &str) -> Result<()> {
+    pub(crate) fn expect_language_model(&self, location: &str) -> Result<()> {
         if self.model.is_language_model() {
             return Ok(());
         }
@@ -153,7 +150,7 @@ impl Reader {
     }
 
     /// Windows of all texts of a batch, as `cut` adds them, and for each row how many it has; none where the text is null.
-    pub(super) fn windows(
+    pub(crate) fn windows(
         &self,
         batch: &RecordBatch,
         first_row: u64,
@@ -173,7 +170,7 @@ impl Reader {
     }
 
     /// Calls `each` with batches of consecutive windows.
-    pub(super) fn batches(
+    pub(crate) fn batches(
         &self,
         windows: &[Vec<u32>],
         mut each: impl FnMut(&Batch) -> Result<(), ModelError>,
@@ -194,6 +191,6 @@ impl Reader {
     }
 }
 
-pub(super) fn unusable(location: &str, error: &ModelError) -> OperatorError {
+pub(crate) fn unusable(location: &str, error: &ModelError) -> OperatorError {
     OperatorError::Resource { location: location.to_owned(), message: error.to_string() }
 }

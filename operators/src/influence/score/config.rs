@@ -7,20 +7,20 @@ use serde_json::Value;
 use super::KIND;
 use crate::config::{self, invalid};
 use crate::influence::curvature::{Damping, Mixing};
-use crate::influence::sketch::{SignSource, SketchSpec, default_dimension};
+use crate::influence::gradient::{Encoding, GradientConfig, Norms, Reduction, Span};
+use crate::influence::sketch::{SignSource, default_dimension};
 use crate::influence::{Modules, QueriesConfig};
-use crate::models::gradients;
-use crate::scoring::{Precision, default_column};
+use crate::scoring::Precision;
+use crate::scoring::reader::default_column;
 use crate::{OperatorError, Result};
 
 /// Configuration of `influence`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InfluenceConfig {
     /// A causal language model: a folder with `config.json` and safetensors, a URL of one, or a repository on the Hugging Face Hub.
     pub model: String,
-    /// An adapter of peft for the model (LoRA, rsLoRA, DoRA), which is merged into the weights: a folder, a URL of one, or a repository on the
-    /// Hugging Face Hub.
+    /// An adapter of peft for the model (LoRA, rsLoRA, DoRA), which is merged into the weights: gradients are those by the merged weights.
     #[serde(default)]
     pub adapter: Option<String>,
     /// The tokenizer, if it is not the one beside the model.
@@ -29,29 +29,42 @@ pub struct InfluenceConfig {
     /// The text column.
     #[serde(default = "default_column")]
     pub column: String,
-    /// A column that `gradient` made, in place of running the model over the texts.
+    /// A column of answers to the texts: the loss of a row is that of their tokens.
     #[serde(default)]
-    pub gradients: Option<String>,
-    /// The most tokens of a text, special tokens included, after which it is cut off; as many as the model takes if left out. Queries may not have more.
+    pub answer: Option<String>,
+    /// The loss of a row is that of these tokens of its text. Not together with `answer`.
+    #[serde(default)]
+    pub span: Option<Span>,
+    /// How the losses of tokens are put together, of rows and of queries.
+    #[serde(default)]
+    pub reduction: Reduction,
+    /// The most tokens of a text; as many as the model takes if left out. Queries may not have more.
     #[serde(default)]
     pub context_length: Option<usize>,
+    /// A column that `gradient` made with the same model, projection and loss. The model then does not run over the texts.
+    #[serde(default)]
+    pub gradients: Option<String>,
     /// What rows are compared with.
     pub queries: QueriesConfig,
     /// How they are compared.
     #[serde(default)]
     pub method: Method,
-    /// How gradients are projected.
+    /// Of methods that project gradients: rows p of both projections of a layer, 4 to 128 and at most as many as the layer has inputs and outputs. With 0 gradients are
+    /// not projected.
+    #[serde(default = "default_dimension")]
+    pub dimension: usize,
+    /// Other numbers give other projections.
     #[serde(default)]
-    pub projection: Projection,
+    pub seed: u64,
+    /// Where the signs of projections come from.
+    #[serde(default)]
+    pub signs: SignSource,
     /// The linear layers whose gradients are compared.
     #[serde(default)]
     pub modules: Modules,
-    /// How the losses of a text's tokens become one.
+    /// What the model's weights are rounded to: `f32` or `bf16`.
     #[serde(default)]
-    pub reduction: Reduction,
-    /// What weights and the activations that they are multiplied with are rounded to.
-    #[serde(default)]
-    pub precision: GradientPrecision,
+    pub precision: Precision,
     /// Of `trackstar` and `kfac`: whether both sides get length 1; true for `trackstar`, else false.
     #[serde(default)]
     pub normalize: Option<bool>,
@@ -101,67 +114,6 @@ pub enum Method {
     Identity,
     /// The cosine of pooled hidden states, without any gradient.
     Representation,
-}
-
-/// How gradients are projected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Projection {
-    /// Rows p of both projections of a layer, 4 to 128 and at most as many as the layer has inputs and outputs; 0 for none.
-    #[serde(default = "default_dimension")]
-    pub dimension: usize,
-    /// Other numbers give other projections.
-    #[serde(default)]
-    pub seed: u64,
-    /// Where signs come from.
-    #[serde(default)]
-    pub signs: SignSource,
-}
-
-impl Default for Projection {
-    fn default() -> Self {
-        Self { dimension: default_dimension(), seed: 0, signs: SignSource::default() }
-    }
-}
-
-/// How the losses of a text's tokens become one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Reduction {
-    /// Their mean.
-    #[default]
-    Mean,
-    /// Their sum.
-    Sum,
-}
-
-impl From<Reduction> for gradients::Reduction {
-    fn from(reduction: Reduction) -> Self {
-        match reduction {
-            Reduction::Mean => Self::Mean,
-            Reduction::Sum => Self::Sum,
-        }
-    }
-}
-
-/// What weights of linear layers and heads are rounded to; gradients need them whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum GradientPrecision {
-    /// Single precision.
-    #[default]
-    F32,
-    /// bfloat16; sums are f32.
-    Bf16,
-}
-
-impl From<GradientPrecision> for Precision {
-    fn from(precision: GradientPrecision) -> Self {
-        match precision {
-            GradientPrecision::F32 => Self::F32,
-            GradientPrecision::Bf16 => Self::Bf16,
-        }
-    }
 }
 
 /// How much the queries' Gram matrix counts where it is mixed with the corpus's.
@@ -250,13 +202,19 @@ impl InfluenceConfig {
         let mut config: Self = config::parse(KIND, config)?;
         let method = config.method;
         config.queries = config.queries.complete(KIND)?;
+        let differentiates = method != Method::Representation;
         let has_length = matches!(method, Method::Trackstar | Method::Kfac);
         let exact = matches!(method, Method::Diagonal | Method::KfacExact | Method::Ekfac | Method::Identity);
         let given = [
-            ("projection", method.projects() || config.projection == Projection::default()),
+            ("dimension", method.projects() || config.dimension == default_dimension()),
+            ("seed", method.projects() || config.seed == 0),
+            ("signs", method.projects() || config.signs == SignSource::default()),
+            // Where K-FAC is in the projection, it is not that of a column.
             ("gradients", method.projects() && method != Method::Kfac || config.gradients.is_none()),
-            ("modules", method != Method::Representation || config.modules == Modules::default()),
-            ("reduction", method != Method::Representation || config.reduction == Reduction::default()),
+            ("modules", differentiates || config.modules == Modules::default()),
+            ("reduction", differentiates || config.reduction == Reduction::default()),
+            ("answer", differentiates || config.answer.is_none()),
+            ("span", differentiates || config.span.is_none()),
             ("normalize", has_length || config.normalize.is_none()),
             ("statistics", method.has_statistics() || config.statistics.is_none()),
             ("fit_rows", method.has_statistics() || config.fit_rows.is_none()),
@@ -301,10 +259,27 @@ impl InfluenceConfig {
         Ok(config)
     }
 
-    /// How gradients are projected, with the layers.
-    pub(super) fn sketch(&self) -> SketchSpec {
-        let Projection { dimension, seed, signs } = self.projection;
-        SketchSpec { dimension, seed, signs, modules: self.modules.clone() }
+    /// What `gradient` would be given for the same projections of gradients of the same losses.
+    pub(super) fn gradient(&self) -> GradientConfig {
+        let config = self.clone();
+        GradientConfig {
+            model: config.model,
+            adapter: config.adapter,
+            tokenizer: config.tokenizer,
+            column: config.column,
+            answer: config.answer,
+            span: config.span,
+            reduction: config.reduction,
+            context_length: config.context_length,
+            dimension: config.dimension,
+            seed: config.seed,
+            signs: config.signs,
+            modules: config.modules,
+            per_token: false,
+            norms: Norms::None,
+            output: Encoding::F32,
+            precision: config.precision,
+        }
     }
 }
 

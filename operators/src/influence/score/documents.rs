@@ -1,8 +1,10 @@
 //! Runs documents forward and back, and gathers what is made of each one's gradient.
 
+use std::ops::Range;
+
 use crate::models::gradients::{Backward, Loss, Reduction, Tap, TokenLoss, token_weights};
 use crate::models::{Batch, Model, ModelError};
-use crate::scoring::COMPUTE;
+use crate::scoring::reader::COMPUTE;
 
 /// A document as a model reads it.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,9 +16,9 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// One of which the losses of the tokens from `first_target` on count.
-    pub(super) fn new(ids: Vec<u32>, first_target: usize, reduction: Reduction) -> Self {
-        let weights = token_weights(&Batch::of(&ids), reduction, |_, token| token >= first_target);
+    /// One of which these tokens are targets.
+    pub(super) fn new(ids: Vec<u32>, targets: Range<usize>, reduction: Reduction) -> Self {
+        let weights = token_weights(&Batch::of(&ids), reduction, |_, token| targets.contains(&token));
         Self { ids, weights }
     }
 
@@ -31,8 +33,8 @@ impl Document {
 pub(super) struct Made {
     /// `None` where no loss was computed.
     pub(super) loss: Option<f64>,
-    /// How many tokens have a loss that counts.
-    pub(super) tokens: usize,
+    /// How many tokens have a loss that counts, if that is known.
+    pub(super) tokens: Option<usize>,
     pub(super) values: Values,
 }
 
@@ -56,29 +58,34 @@ pub(super) trait Collect: Tap {
     fn nothing(&self) -> Values;
 }
 
-/// Runs documents in batches of up to so many tokens, at least one. For each document there is what was made of it, or what is wrong with it: a loss
+/// A batch has at most so many tokens, unless a single document has more. It bounds memory, and does not change results.
+pub(super) const BATCH_TOKENS: usize = 1024;
+
+/// Results of layers that are kept for the way back, in bytes. The same holds.
+const KEPT_BYTES: usize = 256 << 20;
+
+/// Runs documents in batches. For each document there is what was made of it, or what is wrong with it: a loss
 /// or a gradient that is not finite. Documents without a token to predict are not run.
 pub(super) fn run(
     model: &Model,
     documents: &[Document],
-    tokens: usize,
     collect: &mut impl Collect,
 ) -> Result<Vec<Result<Made, String>>, ModelError> {
     let mut made: Vec<Option<Result<Made, String>>> = vec![None; documents.len()];
     let mut waiting = Vec::new();
     for (number, document) in documents.iter().enumerate() {
         match document.targets() {
-            0 => made[number] = Some(Ok(Made { loss: Some(0.0), tokens: 0, values: collect.nothing() })),
+            0 => made[number] = Some(Ok(Made { loss: Some(0.0), tokens: Some(0), values: collect.nothing() })),
             _ => waiting.push(number),
         }
     }
-    let mut backward = Backward::new(model)?;
+    let mut backward = Backward::new(model)?.with_kept_bytes(KEPT_BYTES);
     let mut rest = waiting.as_slice();
     while !rest.is_empty() {
         let mut sum = 0;
         let fits = rest.iter().take_while(|&&number| {
             sum += documents[number].ids.len();
-            sum <= tokens
+            sum <= BATCH_TOKENS
         });
         let (run, behind) = rest.split_at(fits.count().max(1));
         rest = behind;
@@ -102,7 +109,7 @@ pub(super) fn run(
             };
             let collected = collect.collect(run.len())?;
             for (place, (number, values)) in run.drain(..).zip(collected).enumerate() {
-                let (loss, tokens) = (Some(losses.documents[place]), losses.targets[place]);
+                let (loss, tokens) = (Some(losses.documents[place]), Some(losses.targets[place]));
                 let of_document = |values| Made { loss, tokens, values };
                 made[number] = Some(values.map(of_document));
             }

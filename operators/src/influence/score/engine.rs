@@ -2,14 +2,14 @@
 
 use gristmill_kernels::pool::Pool;
 
-use super::documents::{Collect, Document, Made, Values, run};
+use super::documents::{BATCH_TOKENS, Collect, Document, Made, Values, run};
 use super::products::{Products, norm};
 use crate::influence::curvature::ExactScorer;
 use crate::influence::queries::Aggregation;
 use crate::influence::sketch::{Projector, Sketch};
 use crate::models::gradients::{Gradient, Tap};
 use crate::models::{Batch, Compute, Model, ModelError, Parameter};
-use crate::scoring::{BATCH_TOKENS, COMPUTE};
+use crate::scoring::reader::COMPUTE;
 
 /// How documents are scored against queries, which it holds.
 #[derive(Debug)]
@@ -24,18 +24,14 @@ pub(super) enum Engine {
 
 impl Engine {
     /// Scores of documents, `[names]` of each.
-    pub(super) fn score(
-        &self,
-        model: &Model,
-        documents: &[Document],
-    ) -> Result<Vec<Result<Made, String>>, ModelError> {
+    pub(super) fn score(&self, model: &Model, documents: &[Document]) -> Result<Vec<Result<Made, String>>, ModelError> {
         match self {
             Self::Sketch { sketch, products } => {
                 let mut collect = Sketched { projector: Projector::new(sketch), products: Some(products) };
-                run(model, documents, BATCH_TOKENS, &mut collect)
+                run(model, documents, &mut collect)
             }
             Self::Exact { scorer, aggregation } => {
-                run(model, documents, BATCH_TOKENS, &mut Whole { scorer: scorer.clone(), aggregation })
+                run(model, documents, &mut Whole { scorer: scorer.clone(), aggregation })
             }
             Self::Representation { layer, pool, products } => {
                 represent(model, documents, *layer, *pool, Some(products))
@@ -97,6 +93,8 @@ pub(super) fn values_of(
         match (wrong, numbers.iter().find(|number| !number.is_finite())) {
             (Some(wrong), _) => Err(wrong),
             (None, Some(number)) => Err(format!("a score of it is {number}")),
+            // What a product of zeros is called 0 or -0 depends on the processor.
+            (None, None) if norm == 0.0 => Ok(Values { numbers: vec![0.0; each], norm: Some(norm) }),
             (None, None) => Ok(Values { numbers: numbers.to_vec(), norm: Some(norm) }),
         }
     });
@@ -171,7 +169,7 @@ pub(super) fn represent(
         let wrong = wrong.collect();
         let values = values_of(rows, width, wrong, products)?;
         let of_document = |(document, values): (&Document, Result<Values, String>)| {
-            values.map(|values| Made { loss: None, tokens: document.ids.len(), values })
+            values.map(|values| Made { loss: None, tokens: Some(document.ids.len()), values })
         };
         made.extend(run.iter().zip(values).map(of_document));
     }

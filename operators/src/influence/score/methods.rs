@@ -9,14 +9,14 @@ use super::engine::{Engine, Sketched, represent};
 use super::products::{Products, Transform};
 use crate::config::invalid;
 use crate::influence::curvature::{
-    Curvature, CurvatureError, Damping, ExactScorer, Factors, Grams, KfacSides, Layers, Power, QueryGradients,
+    Curvature, CurvatureError, Damping, ExactScorer, Factors, Grams, KfacSides, Layer, Layers, Power, QueryGradients,
     gram_power, mix_grams,
 };
 use crate::influence::queries::{Aggregation, Queries};
 use crate::influence::sketch::{Projector, Sketch};
 use crate::models::gradients::{Gradient, Tap};
 use crate::models::{Batch, Compute, Model, ModelError, Parameter};
-use crate::scoring::{BATCH_TOKENS, COMPUTE};
+use crate::scoring::reader::COMPUTE;
 use crate::{OperatorError, Result};
 
 /// What a method is made from.
@@ -37,8 +37,9 @@ impl Ingredients<'_> {
         let config = self.config;
         let reduction = config.reduction.into();
         let documents = self.queries.queries.iter();
-        let documents: Vec<Document> =
-            documents.map(|query| Document::new(query.ids.clone(), query.first_target, reduction)).collect();
+        let documents: Vec<Document> = documents
+            .map(|query| Document::new(query.ids.clone(), query.first_target..query.ids.len(), reduction))
+            .collect();
         match config.method {
             Method::Dot | Method::Cosine => {
                 let sketch = self.sketch()?;
@@ -66,16 +67,16 @@ impl Ingredients<'_> {
                 let transform = Transform { unit: true, ..Transform::default() };
                 let mut vectors = self.vectors(made)?;
                 let width = self.model.hidden_size();
-                let products = transform.apply(&mut vectors, width).and_then(|()| {
-                    Products::new(vectors, width, transform, self.queries.aggregation.clone())
-                });
+                let products = transform
+                    .apply(&mut vectors, width)
+                    .and_then(|()| Products::new(vectors, width, transform, self.queries.aggregation.clone()));
                 Ok(Engine::Representation { layer, pool, products: products.map_err(product)? })
             }
         }
     }
 
     fn sketch(&self) -> Result<Sketch> {
-        Sketch::new(self.model, &self.config.sketch()).map_err(|message| invalid(KIND, "projection", message))
+        Sketch::new(self.model, &self.config.gradient().sketch()).map_err(|message| invalid(KIND, "dimension", message))
     }
 
     fn statistics(&self) -> Result<&Factors> {
@@ -95,13 +96,15 @@ impl Ingredients<'_> {
         transforms: impl FnOnce(&Sketch, &[f32]) -> Result<(Option<Transform>, Transform)>,
     ) -> Result<Engine> {
         let mut collect = Sketched { projector: Projector::new(&sketch), products: None };
-        let made = run(self.model, documents, BATCH_TOKENS, &mut collect).map_err(|error| self.failed(&error))?;
+        let made = run(self.model, documents, &mut collect).map_err(|error| self.failed(&error))?;
         let mut vectors = self.vectors(made)?;
         let (of_queries, of_rows) = transforms(&sketch, &vectors)?;
         let width = sketch.width();
-        let products = of_queries.as_ref().unwrap_or(&of_rows).apply(&mut vectors, width).and_then(|()| {
-            Products::new(vectors, width, of_rows, self.queries.aggregation.clone())
-        });
+        let products = of_queries
+            .as_ref()
+            .unwrap_or(&of_rows)
+            .apply(&mut vectors, width)
+            .and_then(|()| Products::new(vectors, width, of_rows, self.queries.aggregation.clone()));
         Ok(Engine::Sketch { products: products.map_err(product)?, sketch })
     }
 
@@ -115,7 +118,8 @@ impl Ingredients<'_> {
         let mut grams = Grams::default();
         for module in sketch.modules() {
             let rows = queries.chunks_exact(sketch.width().max(1));
-            let own: Vec<f32> = rows.flat_map(|row| &row[module.offset..module.offset + module.size()]).copied().collect();
+            let own: Vec<f32> =
+                rows.flat_map(|row| &row[module.offset..module.offset + module.size()]).copied().collect();
             grams.add(&module.name, &own, module.size()).map_err(statistic)?;
         }
         let mixed = match self.config.mixing {
@@ -135,10 +139,10 @@ impl Ingredients<'_> {
     /// Multiplies K-FAC into the sides of a sketch.
     fn fold(&self, sketch: &mut Sketch) -> Result<()> {
         let statistics = self.statistics()?;
-        let layers = self.layers()?;
         for number in 0..sketch.modules().len() {
             let module = &sketch.modules()[number];
-            let layer = layers.layer_of(&module.name, module.outputs, module.inputs);
+            let (name, outputs, columns) = (module.name.clone(), module.outputs, module.inputs);
+            let layer = Layer { name, outputs, columns, bias: false };
             let sides = KfacSides::of(statistics, &layer, self.damping().factor).map_err(statistic)?;
             let folded = sketch.multiply_sides(number, Some(&sides.left), Some(&sides.right));
             folded.map_err(|message| invalid(KIND, "statistics", message))?;
@@ -152,7 +156,7 @@ impl Ingredients<'_> {
 
     fn exact(&self, documents: &[Document]) -> Result<Engine> {
         let mut collect = Gathered(QueryGradients::new(self.layers()?));
-        let made = run(self.model, documents, BATCH_TOKENS, &mut collect).map_err(|error| self.failed(&error))?;
+        let made = run(self.model, documents, &mut collect).map_err(|error| self.failed(&error))?;
         self.vectors(made)?;
         let mut queries = collect.0.combined(&self.queries.aggregation.shares());
         let curvature = match self.config.method {

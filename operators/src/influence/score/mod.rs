@@ -6,10 +6,12 @@
 //! | field | type | meaning |
 //! |---|---|---|
 //! | `loss` | Float64 | the loss whose gradient was compared; null for `representation` |
-//! | `tokens` | UInt32 | how many tokens the loss is of; all of them for `representation` |
+//! | `tokens` | UInt32 | how many tokens the loss is of; all of the text for `representation` |
 //! | `norm` | Float64 | length of the projected gradient, before it is transformed; that of the pooled states for `representation`; null for whole gradients |
 //!
-//! A row whose text is null has no scores. One without a token to predict (fewer than two tokens) has scores of 0 and 0 tokens. One whose loss or gradient is not finite
+//! With `gradients` the first two are those of the column's own metadata, and null where that is not there.
+//!
+//! A row whose text or answer is null has no scores. One without a token to predict (fewer than two tokens) has scores of 0 and 0 tokens. One whose loss or gradient is not finite
 //! is quarantined. The others have the same bits in any batch, beside any other rows, and in any split.
 //!
 //! # Methods
@@ -51,7 +53,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use config::{GradientPrecision, InfluenceConfig, Method, MixingRule, Pooling, Projection, Reduction};
+pub use config::{InfluenceConfig, Method, MixingRule, Pooling};
 
 use std::sync::Arc;
 
@@ -60,9 +62,10 @@ use serde_json::Value;
 
 use crate::operator::{Operator, OperatorKind, OperatorSpec, extend_schema};
 use crate::resources::Resources;
-use crate::{OperatorError, Result, TextColumn, config as configuration, scores};
+use crate::{Result, config as configuration, scores};
 use operator::Influence;
 use prepared::Prepared;
+use source::Source;
 
 const KIND: &str = "influence";
 
@@ -94,13 +97,13 @@ impl OperatorKind for InfluenceKind {
 
     fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>> {
         let config = InfluenceConfig::read(&spec.config)?;
-        TextColumn::check(KIND, input, &config.column)?;
         let (prepared, identities) = Prepared::of(&config, resources)?;
+        let source = Source::of(&prepared, input)?;
         let added = vec![
             scores::field(&spec.name, &prepared.names)?,
             Field::new(format!("{}_metadata", spec.name), DataType::Struct(operator::metadata_fields()), true),
         ];
         let schema = extend_schema(spec, input, added)?;
-        Ok(Arc::new(Influence::new(spec.clone(), schema, config.column, prepared, identities)))
+        Ok(Arc::new(Influence::new(spec.clone(), schema, source, prepared, identities)))
     }
 }

@@ -8,10 +8,10 @@ use arrow_buffer::NullBuffer;
 use arrow_schema::{DataType, Field, Fields, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 
+use super::KIND;
 use super::documents::{Made, Values};
 use super::prepared::Prepared;
-use super::{KIND, source};
-use crate::config::invalid;
+use super::source::Source;
 use crate::operator::{Operator, OperatorSpec, Output, Pass, RowEffect, extend_batch};
 use crate::resources::ResourceIdentity;
 use crate::{OperatorError, Result, scores};
@@ -28,7 +28,7 @@ pub(super) struct Influence {
 #[derive(Debug)]
 struct Shared {
     schema: SchemaRef,
-    column: String,
+    source: Source,
     prepared: Arc<Prepared>,
 }
 
@@ -36,7 +36,7 @@ struct Shared {
 pub(super) fn metadata_fields() -> Fields {
     vec![
         Field::new("loss", DataType::Float64, true),
-        Field::new("tokens", DataType::UInt32, false),
+        Field::new("tokens", DataType::UInt32, true),
         Field::new("norm", DataType::Float64, true),
     ]
     .into()
@@ -46,11 +46,11 @@ impl Influence {
     pub(super) fn new(
         spec: OperatorSpec,
         schema: SchemaRef,
-        column: String,
+        source: Source,
         prepared: Arc<Prepared>,
         identities: Vec<ResourceIdentity>,
     ) -> Self {
-        Self { spec, identities, shared: Arc::new(Shared { schema, column, prepared }) }
+        Self { spec, identities, shared: Arc::new(Shared { schema, source, prepared }) }
     }
 }
 
@@ -64,7 +64,7 @@ impl Operator for Influence {
     }
 
     fn inputs(&self) -> Vec<String> {
-        vec![self.shared.column.clone()]
+        self.shared.source.inputs()
     }
 
     fn row_effect(&self) -> RowEffect {
@@ -88,30 +88,28 @@ struct InfluencePass {
 
 impl Pass for InfluencePass {
     fn push(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
-        let Shared { schema, column, prepared } = &*self.shared;
+        let Shared { schema, source, prepared } = &*self.shared;
         let first_row = self.rows;
         self.rows += batch.num_rows() as u64;
-        let (documents, present) = source::documents(prepared, column, batch, first_row)?;
-        let made = prepared.engine.score(&prepared.reader.model, &documents);
-        let mut made = made.map_err(|error| invalid(KIND, "model", error.to_string()))?.into_iter();
-        let (mut columns, mut stays) = (Columns::default(), Vec::with_capacity(present.len()));
-        for (row, present) in present.into_iter().enumerate() {
-            let made = if present { made.next() } else { None };
-            stays.push(!matches!(made, Some(Err(_))));
-            match made {
+        let (names, mut columns) = (prepared.names.len(), Columns::default());
+        let mut stays = Vec::with_capacity(batch.num_rows());
+        for (row, scored) in source.score(prepared, batch)?.into_iter().enumerate() {
+            let position = first_row + row as u64;
+            stays.push(!matches!(scored, Some(Err(_))));
+            match scored {
                 Some(Err(message)) => {
-                    let message = format!("it cannot be scored with this model: {message}");
-                    output.quarantine_at(batch.slice(row, 1), message, first_row + row as u64);
+                    let message = format!("the row cannot be scored: {message}");
+                    output.quarantine_at(batch.slice(row, 1), message, position);
                 }
-                Some(Ok(made)) => columns.add(Some(made), prepared.names.len(), first_row + row as u64)?,
-                None => columns.add(None, prepared.names.len(), first_row + row as u64)?,
+                Some(Ok(made)) => columns.add(Some(made), names, position)?,
+                None => columns.add(None, names, position)?,
             }
         }
         let kept = match stays.contains(&false) {
             true => filter_record_batch(batch, &BooleanArray::from(stays))?,
             false => batch.clone(),
         };
-        output.keep(extend_batch(&kept, schema, columns.finish(prepared.names.len())?)?);
+        output.keep(extend_batch(&kept, schema, columns.finish(names)?)?);
         Ok(())
     }
 }
@@ -132,13 +130,15 @@ impl Columns {
         self.valid.push(made.is_some());
         let Made { loss, tokens, values } = made.unwrap_or_else(|| Made {
             loss: None,
-            tokens: 0,
+            tokens: None,
             values: Values { numbers: vec![0.0; names], norm: None },
         });
         self.scores.extend(values.numbers);
-        let too_many =
-            |_| OperatorError::Row { kind: KIND.to_owned(), row, message: format!("{tokens} tokens are too many") };
-        self.tokens.append_value(u32::try_from(tokens).map_err(too_many)?);
+        let count = |tokens: usize| {
+            let message = format!("{tokens} tokens are too many");
+            u32::try_from(tokens).map_err(|_| OperatorError::Row { kind: KIND.to_owned(), row, message })
+        };
+        self.tokens.append_option(tokens.map(count).transpose()?);
         self.loss.append_option(loss);
         self.norm.append_option(values.norm);
         Ok(())

@@ -6,9 +6,11 @@ use super::KIND;
 use super::config::{InfluenceConfig, Method};
 use super::engine::Engine;
 use super::methods::Ingredients;
+use crate::influence::gradient::SketchDescription;
 use crate::influence::queries::Queries;
 use crate::loaded::{FileState, Loaded, local_files};
-use crate::scoring::{Device, Reader, Reading};
+use crate::scoring::Device;
+use crate::scoring::reader::{Reader, Reading};
 use crate::{ResourceIdentity, Resources, Result};
 
 /// A model with what scores its texts.
@@ -18,6 +20,8 @@ pub(super) struct Prepared {
     pub(super) engine: Engine,
     /// Names of scores.
     pub(super) names: Vec<String>,
+    /// What a column of projected gradients must be, where rows can come from one.
+    pub(super) description: Option<SketchDescription>,
     pub(super) config: InfluenceConfig,
 }
 
@@ -32,11 +36,13 @@ impl Prepared {
     /// # Errors
     /// A model, queries or statistics that cannot be read, or do not belong together.
     pub(super) fn of(config: &InfluenceConfig, resources: &Resources) -> Result<(Arc<Self>, Vec<ResourceIdentity>)> {
-        let text = serde_json::to_string(config)
-            .map_err(|error| crate::config::invalid(KIND, "", error.to_string()))?;
+        let text =
+            serde_json::to_string(config).map_err(|error| crate::config::invalid(KIND, "", error.to_string()))?;
         let run_folder = |path: &str| format!("{}/data", path.trim_end_matches('/'));
-        let places = [Some(config.model.clone()), config.adapter.clone(), config.tokenizer.clone(), config.statistics.clone()];
-        let places = places.into_iter().flatten().chain([config.queries.path.clone(), run_folder(&config.queries.path)]);
+        let places =
+            [Some(config.model.clone()), config.adapter.clone(), config.tokenizer.clone(), config.statistics.clone()];
+        let places =
+            places.into_iter().flatten().chain([config.queries.path.clone(), run_folder(&config.queries.path)]);
         let files = places.flat_map(|place| local_files(&place)).collect();
         PREPARED.get((text, files), || Self::new(config, resources))
     }
@@ -47,21 +53,28 @@ impl Prepared {
             adapter: config.adapter.as_deref(),
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
-            precision: config.precision.into(),
+            precision: config.precision,
             device: Device::Cpu,
             context_length: config.context_length,
             preferred_length: None,
         };
         let reader = match config.method {
             Method::Representation => Reader::new(KIND, reading, resources)?,
-            _ => Reader::with_gradients(KIND, reading, resources)?,
+            _ => Reader::for_gradients(KIND, reading, resources)?,
         };
+        if config.method != Method::Representation {
+            reader.expect_language_model(&config.model)?;
+        }
         let mut identities = reader.identities.clone();
         let (queries, of_queries) =
             Queries::read(&config.queries, &reader.tokenizer, reader.context_length, resources)?;
         identities.extend(of_queries);
         let names = queries.aggregation.names();
         let engine = Ingredients { config, model: &reader.model, queries, statistics: None }.engine()?;
-        Ok((Self { reader, engine, names, config: config.clone() }, identities))
+        let description = match &engine {
+            Engine::Sketch { sketch, .. } => Some(SketchDescription::new(&config.gradient(), &reader, sketch)),
+            Engine::Exact { .. } | Engine::Representation { .. } => None,
+        };
+        Ok((Self { reader, engine, names, description, config: config.clone() }, identities))
     }
 }
