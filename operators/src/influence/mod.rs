@@ -12,6 +12,4 @@ pub mod sketch;
 
 pub use modules::Modules;
 pub use queries::{Aggregate, LossOn, QueriesConfig};
-pub use score::{
-    GradientPrecision, InfluenceConfig, InfluenceKind, Method, MixingRule, Pooling, Projection, Reduction,
-};
+pub use score::{InfluenceConfig, InfluenceKind, Method, MixingRule, Pooling};

@@ -36,6 +36,7 @@ mod text;
 
 pub use ends::end_tokens;
 pub use sample::Sampling;
+pub(crate) use sample::uniform;
 
 use super::error::{ModelError, Result};
 use super::{Compute, Model};

@@ -100,7 +100,7 @@ impl Sampling {
 }
 
 /// A number in [0, 1) with 53 bits.
-fn uniform(seed: u64, key: u64, step: usize) -> f64 {
+pub(crate) fn uniform(seed: u64, key: u64, step: usize) -> f64 {
     let [low, high, ..] = Signs::new(seed, key).bits(step as u32, 0);
     let bits = u64::from(high) << 32 | u64::from(low);
     (bits >> 11) as f64 / (1_u64 << 53) as f64

@@ -65,6 +65,7 @@
 
 mod classifier;
 mod collect;
+mod draw;
 mod language_model;
 mod layer;
 mod loss;
@@ -75,6 +76,7 @@ mod tap;
 mod tests;
 
 pub use collect::{DocumentGradients, DocumentNorms, ParameterGradients};
+pub use draw::drawn_targets;
 pub use loss::{Loss, Losses, Reduction, TokenLoss, token_weights};
 pub use tap::{Gradient, HeadGradient, LinearGradient, Lookups, TableGradient, Tap, VectorGradient};
 

@@ -1,0 +1,275 @@
+//! Scores of documents against queries without any projection of the documents' gradients.
+//!
+//! The score of a document with gradients g against a query with preconditioned gradients q is Σ ⟨q, g⟩ over layers. Two forms of a query:
+//!
+//! | form | work for each layer, T tokens of D documents, n queries | error |
+//! |---|---|---|
+//! | whole matrices | T·O·I for gradients, D·n·O·I for products | none |
+//! | factors of rank r, q ≈ Σₖ uₖ vₖᵀ | T·n·r·(O + I) for u·δ and v·x, T·n·r for Σₜ Σₖ (uₖ·δₜ)(vₖ·xₜ) | what the rank leaves out |
+//!
+//! The gradient of a document is made once, for all queries, and never whole: it is made in tiles of some rows that stay in the cache, those of all documents of a
+//! batch next to one another, and each tile is multiplied with the same rows of all queries.
+//!
+//! Products are in single precision, sums over tiles, layers and (with factors) tokens in double precision and in fixed order. A document has the same bits in
+//! any batch.
+
+use std::collections::BTreeMap;
+
+use gristmill_kernels::gemm::{MatmulOptions, Matrix, MatrixMut, PackedWeights, Precision, Values};
+
+use super::error::{CurvatureError, Result};
+use super::layer::{Layers, Rows};
+use super::queries::{ModuleGradients, QueryGradients};
+use super::rotation::matmul;
+use super::symmetric::Eigen;
+use crate::models::gradients::{Gradient, Tap};
+use crate::models::{Compute, ModelError, Parameter};
+
+/// Elements of a document's gradient that are made at a time, as far as rows allow.
+const TILE: usize = 16_384;
+
+/// Tokens that are multiplied with factors at a time.
+const TOKENS: usize = 256;
+
+/// Scores documents against queries: a [`Tap`], which adds up the scores of a batch's documents over layers.
+#[derive(Debug)]
+pub struct ExactScorer {
+    layers: Layers,
+    queries: usize,
+    /// By the index of the parameter.
+    modules: BTreeMap<usize, Form>,
+    /// `[documents, queries]` of the batch that is on its way.
+    scores: Vec<f64>,
+    scratch: Scratch,
+}
+
+/// The queries of one layer.
+#[derive(Debug)]
+enum Form {
+    Whole {
+        /// Rows of a tile.
+        rows: usize,
+        /// For each tile `[queries, rows · columns]`.
+        tiles: Vec<PackedWeights>,
+    },
+    Factors {
+        rank: usize,
+        /// uₖ of all queries, `[queries · rank, outputs]`.
+        left: PackedWeights,
+        /// vₖ of all queries, `[queries · rank, columns]`.
+        right: PackedWeights,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Scratch {
+    tile: Vec<f32>,
+    products: Vec<f32>,
+    left: Vec<f32>,
+    right: Vec<f32>,
+}
+
+impl ExactScorer {
+    /// For queries whose gradients were preconditioned, as whole matrices. They take 4 bytes for each query and parameter.
+    ///
+    /// # Errors
+    /// Gradients that are not finite.
+    pub fn whole(queries: &QueryGradients) -> Result<Self> {
+        Self::new(queries, |module| {
+            let (outputs, columns) = (module.layer.outputs, module.layer.columns);
+            let rows = (TILE / columns.max(1)).clamp(1, outputs.max(1));
+            let elements = outputs * columns;
+            let tile = |first: usize| {
+                let count = rows.min(outputs - first) * columns;
+                let layout = gristmill_kernels::gemm::Layout {
+                    rows: queries.count(),
+                    columns: count,
+                    row_stride: elements,
+                    column_stride: 1,
+                };
+                let values = Values::F32(&module.values[first * columns..]);
+                PackedWeights::pack(Matrix::strided(values, layout)?, Precision::F32)
+            };
+            let tiles = (0..outputs).step_by(rows).map(tile).collect::<Result<Vec<_>, _>>();
+            Ok(Form::Whole { rows, tiles: tiles.map_err(ModelError::from)? })
+        })
+    }
+
+    /// The same as the nearest matrices of this rank: qᵣ = U Uᵀ q, where U are the first r left singular vectors of q (Eckart and Young, 1936), or
+    /// q V Vᵀ where there are fewer columns than rows. They come from the eigenvectors of q qᵀ or qᵀ q in double precision.
+    ///
+    /// # Errors
+    /// Gradients that are not finite, and an iteration that does not converge.
+    pub fn low_rank(queries: &QueryGradients, rank: usize) -> Result<Self> {
+        Self::new(queries, |module| {
+            let (outputs, columns) = (module.layer.outputs, module.layer.columns);
+            let rank = rank.min(outputs).min(columns);
+            let (mut left, mut right) = (Vec::new(), Vec::new());
+            for matrix in module.values.chunks_exact((outputs * columns).max(1)) {
+                let [of_left, of_right] = factors(&module.layer.name, matrix, outputs, columns, rank)?;
+                left.extend(of_left);
+                right.extend(of_right);
+            }
+            let pack = |values: &[f32], width| {
+                let matrix = Matrix::row_major(Values::F32(values), queries.count() * rank, width)?;
+                PackedWeights::pack(matrix, Precision::F32)
+            };
+            let (left, right) = (pack(&left, outputs), pack(&right, columns));
+            let (left, right) = (left.map_err(ModelError::from)?, right.map_err(ModelError::from)?);
+            Ok(Form::Factors { rank, left, right })
+        })
+    }
+
+    fn new(queries: &QueryGradients, form: impl Fn(&ModuleGradients) -> Result<Form>) -> Result<Self> {
+        let mut modules = BTreeMap::new();
+        for (index, module) in queries.by_index() {
+            expect_finite(module)?;
+            modules.insert(index, form(module)?);
+        }
+        let (layers, queries) = (queries.layers().clone(), queries.count());
+        Ok(Self { layers, queries, modules, scores: Vec::new(), scratch: Scratch::default() })
+    }
+
+    /// How many queries there are.
+    pub const fn queries(&self) -> usize {
+        self.queries
+    }
+
+    /// Bytes of the queries.
+    pub fn memory(&self) -> usize {
+        let of_form = |form: &Form| match form {
+            Form::Whole { tiles, .. } => tiles.iter().map(PackedWeights::memory).sum(),
+            Form::Factors { left, right, .. } => left.memory() + right.memory(),
+        };
+        self.modules.values().map(of_form).sum()
+    }
+
+    /// Scores of the batch that was run, `[documents, queries]`, and begins anew.
+    pub fn take_scores(&mut self, documents: usize) -> Vec<f32> {
+        let mut scores = std::mem::take(&mut self.scores);
+        scores.resize(documents * self.queries, 0.0);
+        scores.into_iter().map(|score| score as f32).collect()
+    }
+}
+
+impl Tap for ExactScorer {
+    fn wants(&self, parameter: &Parameter) -> bool {
+        self.layers.take(parameter) && self.modules.contains_key(&parameter.index())
+    }
+
+    fn take(&mut self, compute: Compute<'_>, gradient: &Gradient<'_>) -> Result<(), ModelError> {
+        let Some(rows) = self.layers.rows(gradient) else { return Ok(()) };
+        let Some(form) = self.modules.get(&rows.index) else { return Ok(()) };
+        self.scores.resize(rows.documents() * self.queries, 0.0);
+        match form {
+            Form::Whole { rows: height, tiles } => {
+                whole(compute, &rows, *height, tiles, &mut self.scores, &mut self.scratch)
+            }
+            Form::Factors { rank, left, right } => {
+                low_rank(compute, &rows, *rank, [left, right], &mut self.scores, &mut self.scratch)
+            }
+        }
+    }
+}
+
+/// Adds ⟨q, g⟩ of a layer for each document and query.
+fn whole(
+    compute: Compute<'_>,
+    rows: &Rows<'_>,
+    height: usize,
+    tiles: &[PackedWeights],
+    scores: &mut [f64],
+    scratch: &mut Scratch,
+) -> Result<(), ModelError> {
+    let (outputs, columns, documents) = (rows.layer.outputs, rows.layer.columns, rows.documents());
+    let options = MatmulOptions { threads: compute.threads, ..MatmulOptions::default() };
+    // xᵀ of each document is packed once for all tiles.
+    let packed = (0..documents).map(|document| {
+        let tokens = rows.range(document).len();
+        let x = Matrix::row_major(Values::F32(rows.x(document)), tokens, columns)?.transposed();
+        PackedWeights::pack(x, Precision::F32)
+    });
+    let packed = packed.collect::<Result<Vec<_>, _>>()?;
+    for (number, tile) in tiles.iter().enumerate() {
+        let first = number * height;
+        let count = height.min(outputs - first);
+        let elements = count * columns;
+        scratch.tile.resize(documents * elements, 0.0);
+        for ((document, x), gradient) in packed.iter().enumerate().zip(scratch.tile.chunks_exact_mut(elements.max(1))) {
+            let tokens = rows.range(document).len();
+            let delta =
+                super::layer::columns(rows.delta(document), tokens, outputs, first..first + count)?.transposed();
+            x.matmul(delta, MatrixMut::row_major(gradient, count, columns)?, &options)?;
+        }
+        matmul(compute, tile, &scratch.tile, documents, &mut scratch.products)?;
+        scores.iter_mut().zip(&scratch.products).for_each(|(score, &product)| *score += f64::from(product));
+    }
+    Ok(())
+}
+
+/// Adds Σₜ Σₖ (uₖ·δₜ)(vₖ·xₜ) of a layer for each document and query.
+fn low_rank(
+    compute: Compute<'_>,
+    rows: &Rows<'_>,
+    rank: usize,
+    [left, right]: [&PackedWeights; 2],
+    scores: &mut [f64],
+    scratch: &mut Scratch,
+) -> Result<(), ModelError> {
+    let (outputs, columns) = (rows.layer.outputs, rows.layer.columns);
+    let queries = left.outputs() / rank.max(1);
+    let mut document = 0;
+    for first in (0..rows.count()).step_by(TOKENS) {
+        let tokens = TOKENS.min(rows.count() - first);
+        let delta = &rows.delta[first * outputs..(first + tokens) * outputs];
+        let x = &rows.x[first * columns..(first + tokens) * columns];
+        matmul(compute, left, delta, tokens, &mut scratch.left)?;
+        matmul(compute, right, x, tokens, &mut scratch.right)?;
+        let pairs =
+            scratch.left.chunks_exact((queries * rank).max(1)).zip(scratch.right.chunks_exact((queries * rank).max(1)));
+        for (token, (of_left, of_right)) in (first..).zip(pairs) {
+            while rows.range(document).end <= token {
+                document += 1;
+            }
+            let scores = &mut scores[document * queries..(document + 1) * queries];
+            let pairs = of_left.chunks_exact(rank).zip(of_right.chunks_exact(rank));
+            for (score, (left, right)) in scores.iter_mut().zip(pairs) {
+                *score += f64::from(left.iter().zip(right).map(|(a, b)| a * b).sum::<f32>());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Factors of the nearest matrix of a rank: `[rank, outputs]` and `[rank, columns]`, whose products add up to it.
+fn factors(module: &str, matrix: &[f32], outputs: usize, columns: usize, rank: usize) -> Result<[Vec<f32>; 2]> {
+    let values: Vec<f64> = matrix.iter().map(|&value| f64::from(value)).collect();
+    let matrix = faer::MatRef::from_row_major_slice(&values, outputs, columns);
+    let wide = outputs <= columns;
+    let small = outputs.min(columns);
+    let square = if wide { matrix * matrix.transpose() } else { matrix.transpose() * matrix };
+    let square: Vec<f64> = (0..small * small).map(|place| square[(place / small, place % small)]).collect();
+    let eigen = Eigen::of(module, "the product of a query's gradient with itself", &square, small)?;
+    // The last columns are those of the largest eigenvalues.
+    let vectors = faer::MatRef::from_row_major_slice(&eigen.vectors, small, small);
+    let vectors = vectors.subcols(small - rank, rank);
+    let other = if wide { vectors.transpose() * matrix } else { vectors.transpose() * matrix.transpose() };
+    let rows = |value: &dyn Fn(usize, usize) -> f64, width: usize| -> Vec<f32> {
+        (0..rank).flat_map(|k| (0..width).map(move |i| (k, i))).map(|(k, i)| value(k, i) as f32).collect()
+    };
+    let of_vectors = rows(&|k, i| vectors[(i, k)], small);
+    let of_other = rows(&|k, i| other[(k, i)], outputs.max(columns));
+    Ok(if wide { [of_vectors, of_other] } else { [of_other, of_vectors] })
+}
+
+fn expect_finite(module: &ModuleGradients) -> Result<()> {
+    let Some(place) = module.values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let (columns, elements) = (module.layer.columns.max(1), module.layer.elements().max(1));
+    Err(CurvatureError::NotFinite {
+        module: module.layer.name.clone(),
+        what: format!("the gradient of query {}", place / elements),
+        row: place % elements / columns,
+        column: place % columns,
+        value: f64::from(module.values[place]),
+    })
+}
