@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::KIND;
 use crate::config::{self, invalid};
-use crate::influence::curvature::{Damping, Mixing};
+use crate::influence::curvature::{Damping, GradientStatisticsConfig, Labels, Learned, Mixing, StatisticsReduction};
 use crate::influence::gradient::{Encoding, GradientConfig, Norms, Reduction, Span};
 use crate::influence::sketch::{SignSource, default_dimension};
 use crate::influence::{Modules, QueriesConfig};
@@ -71,6 +71,12 @@ pub struct InfluenceConfig {
     /// Of methods with statistics: the file with what was learned from a corpus. Made from the rows themselves if left out.
     #[serde(default)]
     pub statistics: Option<String>,
+    /// Of `ekfac`: the file with what was learned of K-FAC, beside that with eigenvalues, which is `statistics`. Made from the rows themselves if left out.
+    #[serde(default)]
+    pub factors: Option<String>,
+    /// Of methods with statistics: the tokens of whose losses their gradients are, drawn from the model (`sampled`, if left out) or those that are there. Not of `trackstar`.
+    #[serde(default)]
+    pub labels: Option<Labels>,
     /// Of methods with statistics that are made from the rows themselves: from how many of the first rows.
     #[serde(default)]
     pub fit_rows: Option<u64>,
@@ -217,6 +223,8 @@ impl InfluenceConfig {
             ("span", differentiates || config.span.is_none()),
             ("normalize", has_length || config.normalize.is_none()),
             ("statistics", method.has_statistics() || config.statistics.is_none()),
+            ("factors", method == Method::Ekfac || config.factors.is_none()),
+            ("labels", method.has_statistics() && method != Method::Trackstar || config.labels.is_none()),
             ("fit_rows", method.has_statistics() || config.fit_rows.is_none()),
             ("damping", method.has_statistics() || config.damping.is_none()),
             ("mixing", method == Method::Trackstar || config.mixing.is_none()),
@@ -232,6 +240,9 @@ impl InfluenceConfig {
         }
         if method.has_statistics() {
             config.damping.get_or_insert_default();
+            if method != Method::Trackstar {
+                config.labels.get_or_insert_default();
+            }
             if config.statistics.is_none() {
                 config.fit_rows.get_or_insert(FIT_ROWS);
             }
@@ -257,6 +268,35 @@ impl InfluenceConfig {
             return Err(wrong("fit_rows", "0; at least 1 is allowed".to_owned()));
         }
         Ok(config)
+    }
+
+    /// What `gradient_statistics` would be given for what the method needs, if it needs something.
+    pub(super) fn learned(&self) -> Option<GradientStatisticsConfig> {
+        let (labels, seed) = (self.labels.unwrap_or_default(), 0);
+        let statistics = match self.method {
+            Method::Trackstar => Learned::Gram { dimension: self.dimension, seed: self.seed, signs: self.signs },
+            Method::Kfac | Method::KfacExact => Learned::Kfac { labels, seed },
+            Method::Ekfac => Learned::EkfacLambda { labels, seed },
+            Method::Diagonal => Learned::Diagonal { labels, seed },
+            Method::Dot | Method::Cosine | Method::Identity | Method::Representation => return None,
+        };
+        let config = self.clone();
+        Some(GradientStatisticsConfig {
+            model: config.model,
+            adapter: config.adapter,
+            tokenizer: config.tokenizer,
+            column: config.column,
+            context_length: config.context_length,
+            reduction: match config.reduction {
+                Reduction::Mean => StatisticsReduction::Mean,
+                Reduction::Sum => StatisticsReduction::Sum,
+            },
+            modules: config.modules,
+            precision: config.precision,
+            statistics,
+            bias: false,
+            factors: None,
+        })
     }
 
     /// What `gradient` would be given for the same projections of gradients of the same losses.

@@ -26,6 +26,8 @@ pub(super) struct Ingredients<'a> {
     pub(super) queries: Queries,
     /// What was learned from a corpus, for methods that need it.
     pub(super) statistics: Option<Factors>,
+    /// K-FAC, in whose basis the eigenvalues of EK-FAC were learned.
+    pub(super) factors: Option<Factors>,
 }
 
 impl Ingredients<'_> {
@@ -81,6 +83,10 @@ impl Ingredients<'_> {
 
     fn statistics(&self) -> Result<&Factors> {
         self.statistics.as_ref().ok_or_else(|| invalid(KIND, "statistics", "the key is missing"))
+    }
+
+    fn factors(&self) -> Result<&Factors> {
+        self.factors.as_ref().ok_or_else(|| invalid(KIND, "factors", "the key is missing"))
     }
 
     fn damping(&self) -> Damping {
@@ -162,7 +168,7 @@ impl Ingredients<'_> {
         let curvature = match self.config.method {
             Method::Diagonal => Curvature::Diagonal(self.statistics()?),
             Method::KfacExact => Curvature::Kfac(self.statistics()?),
-            Method::Ekfac => Curvature::Ekfac { kfac: self.statistics()?, lambda: self.statistics()? },
+            Method::Ekfac => Curvature::Ekfac { kfac: self.factors()?, lambda: self.statistics()? },
             _ => Curvature::Identity,
         };
         curvature.precondition(COMPUTE, self.damping(), &mut queries).map_err(statistic)?;

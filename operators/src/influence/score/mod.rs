@@ -36,6 +36,9 @@
 //! others, *Studying large language model generalization with influence functions*, 2023, with S = E\[δδᵀ\], A = E\[xxᵀ\] and Λ = E\[(Q_Sᵀ g Q_A)²\]; inverses are damped as
 //! `damping` says ([`Damping`](crate::influence::curvature::Damping)).
 //!
+//! Statistics are learned from the first `fit_rows` rows that reach the step, by the loss on all tokens of `column`, before it begins, or come from files that
+//! [`gradient_statistics`](crate::influence::curvature::GradientStatisticsKind) made: `statistics`, and with `ekfac` `factors`.
+//!
 //! # Groups of queries
 //!
 //! With `aggregate: mean` the score of a group is the mean of its queries' scores. That is the score of the mean of what queries become in the end, so a group costs no more than
@@ -60,7 +63,8 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, SchemaRef};
 use serde_json::Value;
 
-use crate::operator::{Operator, OperatorKind, OperatorSpec, extend_schema};
+use crate::influence::curvature::next_fit;
+use crate::operator::{Fit, Operator, OperatorKind, OperatorSpec, extend_schema};
 use crate::resources::Resources;
 use crate::{Result, config as configuration, scores};
 use operator::Influence;
@@ -93,6 +97,12 @@ impl OperatorKind for InfluenceKind {
     fn complete(&self, config: &Value) -> Result<Value> {
         let config = InfluenceConfig::read(config)?;
         serde_json::to_value(config).map_err(|error| configuration::invalid(KIND, "", error.to_string()))
+    }
+
+    fn fit(&self, config: &Value) -> Result<Option<Fit>> {
+        let config = InfluenceConfig::read(config)?;
+        let Some(goal) = config.learned() else { return Ok(None) };
+        next_fit(&goal, config.factors.as_deref(), config.statistics.as_deref(), config.fit_rows)
     }
 
     fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>> {

@@ -6,6 +6,7 @@ use super::KIND;
 use super::config::{InfluenceConfig, Method};
 use super::engine::Engine;
 use super::methods::Ingredients;
+use crate::influence::curvature::{GradientStatisticsConfig, Learned, Origin, read_factors};
 use crate::influence::gradient::SketchDescription;
 use crate::influence::queries::Queries;
 use crate::loaded::{FileState, Loaded, local_files};
@@ -39,8 +40,13 @@ impl Prepared {
         let text =
             serde_json::to_string(config).map_err(|error| crate::config::invalid(KIND, "", error.to_string()))?;
         let run_folder = |path: &str| format!("{}/data", path.trim_end_matches('/'));
-        let places =
-            [Some(config.model.clone()), config.adapter.clone(), config.tokenizer.clone(), config.statistics.clone()];
+        let places = [
+            Some(config.model.clone()),
+            config.adapter.clone(),
+            config.tokenizer.clone(),
+            config.statistics.clone(),
+            config.factors.clone(),
+        ];
         let places =
             places.into_iter().flatten().chain([config.queries.path.clone(), run_folder(&config.queries.path)]);
         let files = places.flat_map(|place| local_files(&place)).collect();
@@ -70,7 +76,25 @@ impl Prepared {
             Queries::read(&config.queries, &reader.tokenizer, reader.context_length, resources)?;
         identities.extend(of_queries);
         let names = queries.aggregation.names();
-        let engine = Ingredients { config, model: &reader.model, queries, statistics: None }.engine()?;
+        let (mut statistics, mut factors) = (None, None);
+        if let Some(goal) = config.learned() {
+            let mut hash = None;
+            if let (Some(location), Learned::EkfacLambda { labels, seed }) = (&config.factors, &goal.statistics) {
+                let statistics = Learned::Kfac { labels: *labels, seed: *seed };
+                let of_kfac = GradientStatisticsConfig { statistics, ..goal.clone() };
+                let (read, identity) = read_factors(location, resources, &Origin::of(&of_kfac, &reader, None))?;
+                hash = Some(identity.hash.clone());
+                identities.push(identity);
+                factors = Some(read);
+            }
+            if let Some(location) = &config.statistics {
+                let (read, identity) = read_factors(location, resources, &Origin::of(&goal, &reader, hash))?;
+                identities.push(identity);
+                statistics = Some(read);
+            }
+        }
+        let ingredients = Ingredients { config, model: &reader.model, queries, statistics, factors };
+        let engine = ingredients.engine()?;
         let description = match &engine {
             Engine::Sketch { sketch, .. } => Some(SketchDescription::new(&config.gradient(), &reader, sketch)),
             Engine::Exact { .. } | Engine::Representation { .. } => None,
