@@ -8,7 +8,7 @@ use super::device::Device;
 use super::reader::{Precision, unusable};
 use crate::config::invalid;
 use crate::loaded::{FileState, Loaded, local_files};
-use crate::models::{AdapterOptions, Model, ModelError};
+use crate::models::{AdapterOptions, LoadOptions, Model, ModelError};
 use crate::{ResourceIdentity, Resources, Result};
 
 /// Tokens of a batch on a device, at most, unless a single window has more.
@@ -21,6 +21,8 @@ struct Key {
     adapter: Option<String>,
     precision: Precision,
     device: Device,
+    /// Whether it was loaded with what gradients need.
+    gradients: bool,
     /// The state of the files of both.
     files: Vec<FileState>,
 }
@@ -36,16 +38,39 @@ pub(super) fn load(
     device: Device,
     resources: &Resources,
 ) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
+    get(kind, (location, adapter), (precision, device, false), resources)
+}
+
+/// The same of a model whose gradients can be computed, on the CPU.
+#[cfg(feature = "influence")]
+pub(super) fn load_for_gradients(
+    kind: &str,
+    location: &str,
+    adapter: Option<&str>,
+    precision: Precision,
+    resources: &Resources,
+) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
+    get(kind, (location, adapter), (precision, Device::Cpu, true), resources)
+}
+
+fn get(
+    kind: &str,
+    (location, adapter): (&str, Option<&str>),
+    (precision, device, gradients): (Precision, Device, bool),
+    resources: &Resources,
+) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
     let key = Key {
         location: location.to_owned(),
         adapter: adapter.map(str::to_owned),
         precision,
         device,
+        gradients,
         files: local_files(location).into_iter().chain(adapter.into_iter().flat_map(local_files)).collect(),
     };
     LOADED.get(key, || {
         let options = adapter.map(|location| AdapterOptions { location, apply: precision.apply() });
-        let loaded = Model::load_adapted(location, options, resources, precision.into());
+        let how = LoadOptions { gradients, ..precision.into() };
+        let loaded = Model::load_adapted(location, options, resources, how);
         let (mut model, mut identities) = loaded.map_err(|error| match (&error, adapter) {
             (ModelError::Adapter(_), Some(adapter)) => unusable(adapter, &error),
             _ => unusable(location, &error),

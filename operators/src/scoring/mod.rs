@@ -18,7 +18,7 @@ mod loaded;
 mod model_operator;
 mod next_token;
 mod perplexity;
-mod reader;
+pub(crate) mod reader;
 mod rethreshold;
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ const BATCH_TOKENS: usize = 2048;
 const DEVICE_BATCH_TOKENS: usize = 65_536;
 
 /// A pass computes on the thread that calls it: splits are what runs side by side.
-pub(super) const COMPUTE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
+pub(crate) const COMPUTE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 
 /// What weights of linear layers and heads, and the activations that they are multiplied with, are rounded to. Everything else is single precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -41,7 +41,7 @@ pub enum Precision {
 
 impl Precision {
     /// An adapter of weights in four bits was trained beside them.
-    pub(super) fn apply(self) -> Apply {
+    pub(crate) fn apply(self) -> Apply {
         match self {
             Self::F32 | Self::Bf16 => Apply::Merged,
             Self::Nf4 | Self::Nf4Bf16 => Apply::Beside,
@@ -60,48 +60,59 @@ impl From<Precision> for LoadOptions {
     }
 }
 
-pub(super) fn default_column() -> String {
+pub(crate) fn default_column() -> String {
     "text".to_owned()
 }
 
 /// A model with its tokenizer.
 #[derive(Debug)]
-pub(super) struct Reader {
-    pub(super) kind: &'static str,
-    pub(super) column: String,
-    pub(super) model: Arc<Model>,
-    pub(super) tokenizer: Tokenizer,
+pub(crate) struct Reader {
+    pub(crate) kind: &'static str,
+    pub(crate) column: String,
+    pub(crate) model: Arc<Model>,
+    pub(crate) tokenizer: Tokenizer,
     /// The most tokens of a window, special tokens included.
-    pub(super) context_length: usize,
-    pub(super) identities: Vec<ResourceIdentity>,
+    pub(crate) context_length: usize,
+    /// Of the model's files, those of its adapter, and the tokenizer's, the last.
+    pub(crate) identities: Vec<ResourceIdentity>,
 }
 
 /// What a configuration says of a [`Reader`].
-pub(super) struct Reading<'a> {
-    pub(super) model: &'a str,
-    pub(super) adapter: Option<&'a str>,
-    pub(super) tokenizer: Option<&'a str>,
-    pub(super) column: &'a str,
-    pub(super) precision: Precision,
-    pub(super) device: Device,
-    pub(super) context_length: Option<usize>,
+#[derive(Clone, Copy)]
+pub(crate) struct Reading<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) adapter: Option<&'a str>,
+    pub(crate) tokenizer: Option<&'a str>,
+    pub(crate) column: &'a str,
+    pub(crate) precision: Precision,
+    pub(crate) device: Device,
+    pub(crate) context_length: Option<usize>,
     /// Where `context_length` is not given: what the model's own files say, if they do.
-    pub(super) preferred_length: Option<usize>,
+    pub(crate) preferred_length: Option<usize>,
 }
 
 impl Reader {
-    pub(super) fn new(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
-        let Reading {
-            model: location,
-            adapter,
-            tokenizer,
-            column,
-            precision,
-            device,
-            context_length,
-            preferred_length,
-        } = reading;
-        let (model, mut identities) = loaded::load(kind, location, adapter, precision, device, resources)?;
+    pub(crate) fn new(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
+        let Reading { model, adapter, precision, device, .. } = reading;
+        let loaded = loaded::load(kind, model, adapter, precision, device, resources)?;
+        Self::of(kind, reading, loaded, resources)
+    }
+
+    /// One whose model can have its gradients computed, on the CPU.
+    #[cfg(feature = "influence")]
+    pub(crate) fn for_gradients(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
+        let Reading { model, adapter, precision, .. } = reading;
+        let loaded = loaded::load_for_gradients(kind, model, adapter, precision, resources)?;
+        Self::of(kind, reading, loaded, resources)
+    }
+
+    fn of(
+        kind: &'static str,
+        reading: Reading<'_>,
+        (model, mut identities): (Arc<Model>, Vec<ResourceIdentity>),
+        resources: &Resources,
+    ) -> Result<Self> {
+        let Reading { model: location, tokenizer, column, context_length, preferred_length, .. } = reading;
         let (tokenizer, identity) = Tokenizer::load(tokenizer.unwrap_or(location), resources)?;
         identities.push(identity);
         if tokenizer.vocab_size() > model.vocabulary() {
@@ -130,7 +141,7 @@ impl Reader {
     }
 
     /// Refuses a model that does not predict tokens.
-    pub(super) fn expect_language_model(&self, location: &str) -> Result<()> {
+    pub(crate) fn expect_language_model(&self, location: &str) -> Result<()> {
         if self.model.is_language_model() {
             return Ok(());
         }
@@ -139,7 +150,7 @@ impl Reader {
     }
 
     /// Windows of all texts of a batch, as `cut` adds them, and for each row how many it has; none where the text is null.
-    pub(super) fn windows(
+    pub(crate) fn windows(
         &self,
         batch: &RecordBatch,
         first_row: u64,
@@ -159,7 +170,7 @@ impl Reader {
     }
 
     /// Calls `each` with batches of consecutive windows.
-    pub(super) fn batches(
+    pub(crate) fn batches(
         &self,
         windows: &[Vec<u32>],
         mut each: impl FnMut(&Batch) -> Result<(), ModelError>,
@@ -180,6 +191,6 @@ impl Reader {
     }
 }
 
-pub(super) fn unusable(location: &str, error: &ModelError) -> OperatorError {
+pub(crate) fn unusable(location: &str, error: &ModelError) -> OperatorError {
     OperatorError::Resource { location: location.to_owned(), message: error.to_string() }
 }
