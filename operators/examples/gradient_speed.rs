@@ -6,7 +6,9 @@
 //! document's tokens, and the norm of what was asked for over all documents. Modes are `forward` (losses alone, no norm), `inputs` (gradients of activations
 //! down to the embeddings), `taps` (the same, and x and δ of each linear layer are handed out), `weights` (gradients of all linear layers, summed), `first` (gradients of activations
 //! down to the first layer, which are what a sketch needs, and x and δ handed out), and `sketch` (the same, and projected on both sides to `"p": 16` rows; the norm is that of the
-//! projections). `kept` is the number of bytes in which results of layers are kept instead of being computed again. Time is the processor's where the system can tell. One thread.
+//! projections). With `"signs": "bergson-2"` projections are those of that program, `"sum": true` takes the sum of tokens' losses, and `"write": PATH` has the rows
+//! written there as numbers of 4 bytes, in the time that counts. `kept` is the number of bytes in which results of layers are kept instead of being computed
+//! again. Time is the processor's where the system can tell. One thread.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use gristmill_kernels::workers::Serial;
 use gristmill_operators::Resources;
-use gristmill_operators::influence::sketch::{Projector, Sketch, SketchSpec};
+use gristmill_operators::influence::sketch::{Projector, SignSource, Sketch, SketchSpec};
 use gristmill_operators::models::gradients::{
     Backward, Gradient, Loss, ParameterGradients, Reduction, Tap, TokenLoss, token_weights,
 };
@@ -70,12 +72,15 @@ fn main() {
         let limit = Duration::from_secs_f64(request["seconds"].as_f64().unwrap());
         let mut batch = Batch::default();
         documents.iter().for_each(|document| batch.push(document));
-        let weights = token_weights(&batch, Reduction::Mean, |_, _| true);
+        let reduction = if request["sum"].as_bool() == Some(true) { Reduction::Sum } else { Reduction::Mean };
+        let weights = token_weights(&batch, reduction, |_, _| true);
         let mut backward = Backward::new(&model).unwrap().with_kept_bytes(kept);
         let mut gradients = ParameterGradients::new(|parameter| parameter.kind() == ParameterKind::Linear);
         let dimension = request["p"].as_u64().map(|p| usize::try_from(p).unwrap());
-        let sketch =
-            dimension.map(|dimension| Sketch::new(&model, &SketchSpec { dimension, ..SketchSpec::default() }).unwrap());
+        let signs = request.get("signs").map(|signs| serde_json::from_value(signs.clone()).unwrap());
+        let signs: SignSource = signs.unwrap_or_default();
+        let sketch = dimension
+            .map(|dimension| Sketch::new(&model, &SketchSpec { dimension, signs, ..SketchSpec::default() }).unwrap());
         let mut projector = sketch.as_ref().map(Projector::new);
         let (begun, mut shortest, mut losses, mut norm) = (Instant::now(), f64::INFINITY, Vec::new(), 0.0);
         while shortest.is_infinite() || begun.elapsed() < limit {
@@ -100,6 +105,10 @@ fn main() {
                     projector.prepare(&batch);
                     losses = backward.run(ALONE, &batch, loss, projector).unwrap().documents;
                     norm = squares(projector.rows()).sqrt();
+                    if let Some(path) = request["write"].as_str() {
+                        let bytes: Vec<u8> = projector.rows().iter().flat_map(|value| value.to_le_bytes()).collect();
+                        std::fs::write(path, bytes).unwrap();
+                    }
                 }
                 mode => {
                     let mut tap = Inputs { layers: mode != "inputs", inputs: mode != "first", squares: 0.0 };
