@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use super::KIND;
 use crate::config::{self, invalid};
-use crate::influence::curvature::{Damping, GradientStatisticsConfig, Labels, Learned, Mixing, StatisticsReduction};
+use crate::influence::curvature::{
+    Damping, GradientStatisticsConfig, Inversion, Labels, Learned, Mixing, StatisticsReduction,
+};
 use crate::influence::gradient::{Encoding, GradientConfig, Norms, Reduction, Span};
 use crate::influence::sketch::{SignSource, default_dimension};
 use crate::influence::{Modules, QueriesConfig};
@@ -239,7 +241,13 @@ impl InfluenceConfig {
             config.normalize.get_or_insert(method == Method::Trackstar);
         }
         if method.has_statistics() {
-            config.damping.get_or_insert_default();
+            // What is multiplied into both sides of a projection is damped on each side.
+            let folded = Damping { inversion: Inversion::FactoredTikhonov, ..Damping::default() };
+            let usual = if method == Method::Kfac { folded } else { Damping::default() };
+            let damping = *config.damping.get_or_insert(usual);
+            if method == Method::Kfac && damping.inversion != Inversion::FactoredTikhonov {
+                return Err(wrong("damping.inversion", "the method 'kfac' has 'factored_tikhonov' alone".to_owned()));
+            }
             if method != Method::Trackstar {
                 config.labels.get_or_insert_default();
             }

@@ -34,7 +34,7 @@
 //! `dot` and `cosine` are those of TracIn (Pruthi and others, 2020). `trackstar` is that of Chang and others, *Scalable influence and fact tracing for large language
 //! model pretraining*, 2024: H = λ·H_queries + (1 - λ)·H_corpus of E\[vec(P) vec(P)ᵀ\] for each layer, with `mixing` for λ. K-FAC and EK-FAC are those of Grosse and
 //! others, *Studying large language model generalization with influence functions*, 2023, with S = E\[δδᵀ\], A = E\[xxᵀ\] and Λ = E\[(Q_Sᵀ g Q_A)²\]; inverses are damped as
-//! `damping` says ([`Damping`](crate::influence::curvature::Damping)).
+//! `damping` says ([`Damping`](crate::influence::curvature::Damping)); where K-FAC is folded into a projection that is always `factored_tikhonov`.
 //!
 //! Statistics are learned from the first `fit_rows` rows that reach the step, by the loss on all tokens of `column`, before it begins, or come from files that
 //! [`gradient_statistics`](crate::influence::curvature::GradientStatisticsKind) made: `statistics`, and with `ekfac` `factors`.
