@@ -32,6 +32,11 @@ impl Registry {
         registry.add(Arc::new(crate::blocklist::BlocklistKind));
         #[cfg(feature = "fasttext")]
         registry.add(Arc::new(crate::fasttext::FastTextKind));
+        #[cfg(feature = "influence")]
+        {
+            registry.add(Arc::new(crate::influence::gradient::GradientKind));
+            registry.add(Arc::new(crate::influence::InfluenceKind));
+        }
         #[cfg(feature = "models")]
         {
             registry.add(Arc::new(crate::scoring::ClassifyKind));
@@ -50,8 +55,6 @@ impl Registry {
             registry.add(Arc::new(crate::retrieval::TermCosineKind));
             registry.add(Arc::new(crate::retrieval::TermStatisticsKind));
         }
-        #[cfg(feature = "influence")]
-        registry.add(Arc::new(crate::influence::gradient::GradientKind));
         #[cfg(feature = "sample")]
         registry.add(Arc::new(crate::sample::SampleKind));
         #[cfg(feature = "tokens")]

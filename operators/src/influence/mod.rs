@@ -3,8 +3,13 @@
 //! Per-document gradients of language models come from [`models::gradients`](crate::models::gradients) while a corpus streams by; here they are
 //! projected, preconditioned, compared with those of queries, or kept.
 
+pub mod curvature;
 pub mod gradient;
 mod modules;
+mod queries;
+mod score;
 pub mod sketch;
 
 pub use modules::Modules;
+pub use queries::{Aggregate, LossOn, QueriesConfig};
+pub use score::{InfluenceConfig, InfluenceKind, Method, MixingRule, Pooling};

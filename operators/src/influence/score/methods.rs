@@ -1,0 +1,234 @@
+//! From queries to what scores documents.
+
+use gristmill_kernels::gemm::GemmError;
+
+use super::KIND;
+use super::config::{InfluenceConfig, Method, Pooling};
+use super::documents::{Collect, Document, Made, Values, run};
+use super::engine::{Engine, Sketched, represent};
+use super::products::{Products, Transform};
+use crate::config::invalid;
+use crate::influence::curvature::{
+    Curvature, CurvatureError, Damping, ExactScorer, Factors, Grams, KfacSides, Layer, Layers, Power, QueryGradients,
+    gram_power, mix_grams,
+};
+use crate::influence::queries::{Aggregation, Queries};
+use crate::influence::sketch::{Projector, Sketch};
+use crate::models::gradients::{Gradient, Tap};
+use crate::models::{Batch, Compute, Model, ModelError, Parameter};
+use crate::scoring::reader::COMPUTE;
+use crate::{OperatorError, Result};
+
+/// What a method is made from.
+pub(super) struct Ingredients<'a> {
+    pub(super) config: &'a InfluenceConfig,
+    pub(super) model: &'a Model,
+    pub(super) queries: Queries,
+    /// What was learned from a corpus, for methods that need it.
+    pub(super) statistics: Option<Factors>,
+    /// K-FAC, in whose basis the eigenvalues of EK-FAC were learned.
+    pub(super) factors: Option<Factors>,
+}
+
+impl Ingredients<'_> {
+    /// Computes the gradients, or hidden states, of the queries, and makes of them what the method needs.
+    ///
+    /// # Errors
+    /// A projection that the model's layers do not allow; statistics that do not belong to them; a query whose loss or gradient is not finite.
+    pub(super) fn engine(self) -> Result<Engine> {
+        let config = self.config;
+        let reduction = config.reduction.into();
+        let documents = self.queries.queries.iter();
+        let documents: Vec<Document> = documents
+            .map(|query| Document::new(query.ids.clone(), query.first_target..query.ids.len(), reduction))
+            .collect();
+        match config.method {
+            Method::Dot | Method::Cosine => {
+                let sketch = self.sketch()?;
+                let transform = Transform { unit: config.method == Method::Cosine, ..Transform::default() };
+                self.products(sketch, &documents, |_, _| Ok((None, transform)))
+            }
+            Method::Trackstar => {
+                let (sketch, statistics) = (self.sketch()?, self.statistics()?);
+                self.products(sketch, &documents, |sketch, queries| self.trackstar(sketch, queries, statistics))
+            }
+            Method::Kfac => {
+                let mut sketch = self.sketch()?;
+                self.fold(&mut sketch)?;
+                let transform = Transform { unit: config.normalize == Some(true), ..Transform::default() };
+                self.products(sketch, &documents, |_, _| Ok((None, transform)))
+            }
+            Method::KfacExact | Method::Ekfac | Method::Diagonal | Method::Identity => self.exact(&documents),
+            Method::Representation => {
+                let (layer, pool) = (config.layer, config.pooling.unwrap_or(Pooling::Mean).into());
+                if layer.is_some_and(|layer| layer > self.model.layers()) {
+                    let message = format!("{}; the model has 0 to {}", layer.unwrap_or(0), self.model.layers());
+                    return Err(invalid(KIND, "layer", message));
+                }
+                let made = represent(self.model, &documents, layer, pool, None).map_err(|error| self.failed(&error))?;
+                let transform = Transform { unit: true, ..Transform::default() };
+                let mut vectors = self.vectors(made)?;
+                let width = self.model.hidden_size();
+                let products = transform
+                    .apply(&mut vectors, width)
+                    .and_then(|()| Products::new(vectors, width, transform, self.queries.aggregation.clone()));
+                Ok(Engine::Representation { layer, pool, products: products.map_err(product)? })
+            }
+        }
+    }
+
+    fn sketch(&self) -> Result<Sketch> {
+        Sketch::new(self.model, &self.config.gradient().sketch()).map_err(|message| invalid(KIND, "dimension", message))
+    }
+
+    fn statistics(&self) -> Result<&Factors> {
+        self.statistics.as_ref().ok_or_else(|| invalid(KIND, "statistics", "the key is missing"))
+    }
+
+    fn factors(&self) -> Result<&Factors> {
+        self.factors.as_ref().ok_or_else(|| invalid(KIND, "factors", "the key is missing"))
+    }
+
+    fn damping(&self) -> Damping {
+        self.config.damping.unwrap_or_default()
+    }
+
+    /// Scores as products with projected gradients. `transforms` says, given the gradients of the queries, what they become, and what those of rows become; the same
+    /// where it says one alone.
+    fn products(
+        &self,
+        sketch: Sketch,
+        documents: &[Document],
+        transforms: impl FnOnce(&Sketch, &[f32]) -> Result<(Option<Transform>, Transform)>,
+    ) -> Result<Engine> {
+        let mut collect = Sketched { projector: Projector::new(&sketch), products: None };
+        let made = run(self.model, documents, &mut collect).map_err(|error| self.failed(&error))?;
+        let mut vectors = self.vectors(made)?;
+        let (of_queries, of_rows) = transforms(&sketch, &vectors)?;
+        let width = sketch.width();
+        let products = of_queries
+            .as_ref()
+            .unwrap_or(&of_rows)
+            .apply(&mut vectors, width)
+            .and_then(|()| Products::new(vectors, width, of_rows, self.queries.aggregation.clone()));
+        Ok(Engine::Sketch { products: products.map_err(product)?, sketch })
+    }
+
+    /// H^-½ on both sides, or H⁻¹ for queries alone where vectors are not scaled to length 1.
+    fn trackstar(
+        &self,
+        sketch: &Sketch,
+        queries: &[f32],
+        statistics: &Factors,
+    ) -> Result<(Option<Transform>, Transform)> {
+        let mut grams = Grams::default();
+        for module in sketch.modules() {
+            let rows = queries.chunks_exact(sketch.width().max(1));
+            let own: Vec<f32> =
+                rows.flat_map(|row| &row[module.offset..module.offset + module.size()]).copied().collect();
+            grams.add(&module.name, &own, module.size()).map_err(statistic)?;
+        }
+        let mixed = match self.config.mixing {
+            Some(mixing) => mix_grams(&grams.into_factors(), statistics, mixing.into()).map_err(statistic)?.0,
+            None => statistics.clone(),
+        };
+        let unit = self.config.normalize == Some(true);
+        let power = if unit { Power::InverseRoot } else { Power::Inverse };
+        let mut transform = Transform { unit, ..Transform::default() };
+        for module in sketch.modules() {
+            let matrix = gram_power(&mixed, &module.name, module.size(), self.damping(), power).map_err(statistic)?;
+            transform.add_block(module.offset, module.size(), &matrix).map_err(product)?;
+        }
+        Ok(if unit { (None, transform) } else { (Some(transform), Transform::default()) })
+    }
+
+    /// Multiplies K-FAC into the sides of a sketch.
+    fn fold(&self, sketch: &mut Sketch) -> Result<()> {
+        let statistics = self.statistics()?;
+        for number in 0..sketch.modules().len() {
+            let module = &sketch.modules()[number];
+            let (name, outputs, columns) = (module.name.clone(), module.outputs, module.inputs);
+            let layer = Layer { name, outputs, columns, bias: false };
+            let sides = KfacSides::of(statistics, &layer, self.damping().factor).map_err(statistic)?;
+            let folded = sketch.multiply_sides(number, Some(&sides.left), Some(&sides.right));
+            folded.map_err(|message| invalid(KIND, "statistics", message))?;
+        }
+        Ok(())
+    }
+
+    fn layers(&self) -> Result<Layers> {
+        Layers::of(self.model, &self.config.modules, false).map_err(|message| invalid(KIND, "modules", message))
+    }
+
+    fn exact(&self, documents: &[Document]) -> Result<Engine> {
+        let mut collect = Gathered(QueryGradients::new(self.layers()?));
+        let made = run(self.model, documents, &mut collect).map_err(|error| self.failed(&error))?;
+        self.vectors(made)?;
+        let mut queries = collect.0.combined(&self.queries.aggregation.shares());
+        let curvature = match self.config.method {
+            Method::Diagonal => Curvature::Diagonal(self.statistics()?),
+            Method::KfacExact => Curvature::Kfac(self.statistics()?),
+            Method::Ekfac => Curvature::Ekfac { kfac: self.factors()?, lambda: self.statistics()? },
+            _ => Curvature::Identity,
+        };
+        curvature.precondition(COMPUTE, self.damping(), &mut queries).map_err(statistic)?;
+        let scorer = match self.config.rank {
+            Some(rank) => ExactScorer::low_rank(&queries, rank),
+            None => ExactScorer::whole(&queries),
+        };
+        let aggregation: Aggregation = self.queries.aggregation.clone();
+        Ok(Engine::Exact { scorer: scorer.map_err(statistic)?, aggregation })
+    }
+
+    /// The vectors of all queries, one behind the other.
+    fn vectors(&self, made: Vec<Result<Made, String>>) -> Result<Vec<f32>> {
+        let path = &self.config.queries.path;
+        let mut vectors = Vec::new();
+        for (number, made) in made.into_iter().enumerate() {
+            let failed = |message| OperatorError::Resource {
+                location: path.clone(),
+                message: format!("row {number}: it cannot be scored with this model: {message}"),
+            };
+            vectors.extend(made.map_err(failed)?.values.numbers);
+        }
+        Ok(vectors)
+    }
+
+    fn failed(&self, error: &ModelError) -> OperatorError {
+        OperatorError::Resource { location: self.config.model.clone(), message: error.to_string() }
+    }
+}
+
+/// Gathers the whole gradients of queries.
+struct Gathered(QueryGradients);
+
+impl Tap for Gathered {
+    fn wants(&self, parameter: &Parameter) -> bool {
+        self.0.wants(parameter)
+    }
+
+    fn take(&mut self, compute: Compute<'_>, gradient: &Gradient<'_>) -> Result<(), ModelError> {
+        self.0.take(compute, gradient)
+    }
+}
+
+impl Collect for Gathered {
+    fn prepare(&mut self, _: &Batch) {}
+
+    fn collect(&mut self, documents: usize) -> Result<Vec<Result<Values, String>>, ModelError> {
+        // What is not finite is found where the scorer is made.
+        Ok((0..documents).map(|_| Ok(self.nothing())).collect())
+    }
+
+    fn nothing(&self) -> Values {
+        Values::default()
+    }
+}
+
+fn statistic(error: CurvatureError) -> OperatorError {
+    invalid(KIND, "statistics", error.to_string())
+}
+
+fn product(error: GemmError) -> OperatorError {
+    invalid(KIND, "queries", error.to_string())
+}
