@@ -4,5 +4,6 @@
 //! projected, preconditioned, compared with those of queries, or kept.
 
 mod modules;
+pub mod pairs;
 
 pub use modules::Modules;
