@@ -21,7 +21,7 @@
 //! # Ok::<(), gristmill_operators::OperatorError>(())
 //! ```
 //!
-//! Cargo features keep the tree small: `blocklist`, `fasttext`, `tokens`, `models`, `influence` and `sample` each add their operators, `parquet` lets term
+//! Cargo features keep the tree small: `blocklist`, `fasttext`, `tokens`, `models`, `influence`, `retrieval` and `sample` each add their operators, `parquet` lets term
 //! lists and queries be Parquet files.
 
 #[cfg(feature = "blocklist")]
@@ -44,6 +44,8 @@ mod operator;
 pub mod records;
 mod registry;
 mod resources;
+#[cfg(feature = "retrieval")]
+pub mod retrieval;
 #[cfg(feature = "sample")]
 pub mod sample;
 pub mod scores;
