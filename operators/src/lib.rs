@@ -24,6 +24,8 @@
 //! Cargo features keep the tree small: `blocklist`, `fasttext`, `tokens`, `models`, `influence`, `retrieval` and `sample` each add their operators, `parquet` lets term
 //! lists and queries be Parquet files.
 
+#[cfg(feature = "tables")]
+pub mod analysis;
 #[cfg(feature = "blocklist")]
 pub mod blocklist;
 mod columns;

@@ -24,10 +24,7 @@ pub fn read(location: &str, resources: &Resources) -> Result<(RecordBatch, Vec<R
     }
     let folder = location.trim_end_matches('/');
     let Some((manifest, identity)) = resources.read_if_there(&format!("{folder}/_run/manifest.parquet"))? else {
-        return Err(unusable(
-            "a table is a .jsonl, .ndjson, .json, .arrow or .parquet file, or the folder of a run that has finished"
-                .to_owned(),
-        ));
+        return Err(unusable(NO_TABLE.to_owned()));
     };
     let mut identities = vec![identity];
     let mut tables = Vec::new();
@@ -38,6 +35,37 @@ pub fn read(location: &str, resources: &Resources) -> Result<(RecordBatch, Vec<R
     }
     let schema = tables.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
     Ok((concat_batches(&schema, &tables).map_err(|error| unusable(error.to_string()))?, identities))
+}
+
+/// Goes through the same tables batch by batch, in order, so that only one file is held at a time. Of Parquet and Arrow files only `columns` are read,
+/// those of them that there are; all where none are named.
+///
+/// # Errors
+/// As [`read`] does, and what `take` says.
+pub fn each_batch(
+    location: &str,
+    resources: &Resources,
+    columns: Option<&[&str]>,
+    take: &mut dyn FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let unusable = |message: String| OperatorError::Resource { location: location.to_owned(), message };
+    if let Some(format) = Format::of(location) {
+        let (bytes, _) = resources.read(location)?;
+        return match format.batches(bytes, columns).map_err(unusable)? {
+            Batches::Whole(batch) => take(batch),
+            Batches::Each(batches) => {
+                batches.into_iter().try_for_each(|batch| take(batch.map_err(|error| unusable(error.to_string()))?))
+            }
+        };
+    }
+    let folder = location.trim_end_matches('/');
+    let Some((manifest, _)) = resources.read_if_there(&format!("{folder}/_run/manifest.parquet"))? else {
+        return Err(unusable(NO_TABLE.to_owned()));
+    };
+    for part in parts(manifest).map_err(unusable)? {
+        each_batch(&format!("{folder}/{part}"), resources, columns, take)?;
+    }
+    Ok(())
 }
 
 /// Reads the batches of an Arrow IPC file.
@@ -62,6 +90,14 @@ pub fn write_arrow(batches: &[RecordBatch]) -> Result<Vec<u8>> {
     Ok(writer.into_inner()?)
 }
 
+const NO_TABLE: &str =
+    "a table is a .jsonl, .ndjson, .json, .arrow or .parquet file, or the folder of a run that has finished";
+
+enum Batches {
+    Whole(RecordBatch),
+    Each(Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Lines,
@@ -81,6 +117,25 @@ impl Format {
             "parquet" => Some(Self::Parquet),
             _ => None,
         }
+    }
+
+    fn batches(self, bytes: Bytes, columns: Option<&[&str]>) -> Result<Batches, String> {
+        Ok(match self {
+            Self::Lines | Self::List => Batches::Whole(self.read(bytes)?),
+            Self::Arrow => {
+                let named = |schema: &Schema| -> Option<Vec<usize>> {
+                    let places = |columns: &[&str]| columns.iter().filter_map(|name| schema.index_of(name).ok()).collect();
+                    columns.map(places)
+                };
+                let open = |places| arrow_ipc::reader::FileReader::try_new(Cursor::new(bytes.clone()), places);
+                let whole = open(None).map_err(|error| error.to_string())?;
+                match named(&whole.schema()) {
+                    None => Batches::Each(Box::new(whole)),
+                    places => Batches::Each(Box::new(open(places).map_err(|error| error.to_string())?)),
+                }
+            }
+            Self::Parquet => Batches::Each(parquet_batches(bytes, columns)?),
+        })
     }
 
     fn read(self, bytes: Bytes) -> Result<RecordBatch, String> {
@@ -127,6 +182,35 @@ fn read_parquet(bytes: Bytes) -> Result<RecordBatch, String> {
     let reader = builder.build().map_err(|error| error.to_string())?;
     let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
     concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet_batches(
+    bytes: Bytes,
+    _: Option<&[&str]>,
+) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>, String> {
+    read_parquet(bytes).map(|batch| Box::new(std::iter::once(Ok(batch))) as _)
+}
+
+#[cfg(feature = "parquet")]
+fn parquet_batches(
+    bytes: Bytes,
+    columns: Option<&[&str]>,
+) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>, String> {
+    use parquet::arrow::ProjectionMask;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| error.to_string())?;
+    let mask = match columns {
+        Some(columns) => {
+            let roots: Vec<usize> =
+                columns.iter().filter_map(|name| builder.schema().index_of(name).ok()).collect();
+            ProjectionMask::roots(builder.parquet_schema(), roots)
+        }
+        None => ProjectionMask::all(),
+    };
+    let reader = builder.with_projection(mask).build().map_err(|error| error.to_string())?;
+    Ok(Box::new(reader))
 }
 
 /// The parts that a manifest names, in the order of the output.
@@ -183,5 +267,50 @@ mod tests {
             let message = read(&at(name), &resources).unwrap_err().to_string();
             assert!(message.contains(says), "{message}");
         }
+    }
+
+    #[test]
+    #[cfg(feature = "parquet")]
+    fn batches_come_in_order_with_the_columns_that_are_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("q.jsonl"), "{\"id\": \"a\", \"n\": 1}\n{\"id\": \"b\", \"n\": 2}\n").unwrap();
+        let resources = Resources::local();
+        let (table, _) = read(&at("q.jsonl"), &resources).unwrap();
+        let pieces = [table.slice(0, 1), table.slice(1, 1)];
+        std::fs::write(at("q.arrow"), write_arrow(&pieces).unwrap()).unwrap();
+        let write = |name: &str, batch: &RecordBatch| {
+            let file = std::fs::File::create(at(name)).unwrap();
+            let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+            writer.write(batch).unwrap();
+            writer.close().unwrap();
+        };
+        write("q.parquet", &table);
+        // A run of two parts, of which the one with the higher split is named first.
+        std::fs::create_dir_all(folder.path().join("run/_run")).unwrap();
+        write("run/0.parquet", &pieces[0]);
+        write("run/1.parquet", &pieces[1]);
+        let splits = arrow_array::UInt64Array::from(vec![1, 2, 0]);
+        let parts = arrow_array::StringArray::from(vec![Some("1.parquet"), None, Some("0.parquet")]);
+        let manifest = [("split", Arc::new(splits) as _), ("part", Arc::new(parts) as _)];
+        write("run/_run/manifest.parquet", &RecordBatch::try_from_iter_with_nullable(
+            manifest.into_iter().map(|(name, array)| (name, array, true)),
+        ).unwrap());
+        for name in ["q.jsonl", "q.arrow", "q.parquet", "run"] {
+            for columns in [None, Some(&["n", "absent"][..])] {
+                let mut batches = Vec::new();
+                let mut take = |batch| {
+                    batches.push(batch);
+                    Ok(())
+                };
+                each_batch(&at(name), &resources, columns, &mut take).unwrap();
+                let joined = concat_batches(&batches[0].schema(), &batches).unwrap();
+                assert_eq!(joined["n"], table["n"], "{name}");
+                // Lines are read whole.
+                assert_eq!(joined.num_columns(), if columns.is_some() && name != "q.jsonl" { 1 } else { 2 }, "{name}");
+            }
+        }
+        let says = each_batch(&at("none"), &resources, None, &mut |_| Ok(())).unwrap_err().to_string();
+        assert!(says.contains("or the folder of a run that has finished"), "{says}");
     }
 }
