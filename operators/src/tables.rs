@@ -124,7 +124,8 @@ impl Format {
             Self::Lines | Self::List => Batches::Whole(self.read(bytes)?),
             Self::Arrow => {
                 let named = |schema: &Schema| -> Option<Vec<usize>> {
-                    let places = |columns: &[&str]| columns.iter().filter_map(|name| schema.index_of(name).ok()).collect();
+                    let places =
+                        |columns: &[&str]| columns.iter().filter_map(|name| schema.index_of(name).ok()).collect();
                     columns.map(places)
                 };
                 let open = |places| arrow_ipc::reader::FileReader::try_new(Cursor::new(bytes.clone()), places);
@@ -203,8 +204,7 @@ fn parquet_batches(
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| error.to_string())?;
     let mask = match columns {
         Some(columns) => {
-            let roots: Vec<usize> =
-                columns.iter().filter_map(|name| builder.schema().index_of(name).ok()).collect();
+            let roots: Vec<usize> = columns.iter().filter_map(|name| builder.schema().index_of(name).ok()).collect();
             ProjectionMask::roots(builder.parquet_schema(), roots)
         }
         None => ProjectionMask::all(),
@@ -293,9 +293,11 @@ mod tests {
         let splits = arrow_array::UInt64Array::from(vec![1, 2, 0]);
         let parts = arrow_array::StringArray::from(vec![Some("1.parquet"), None, Some("0.parquet")]);
         let manifest = [("split", Arc::new(splits) as _), ("part", Arc::new(parts) as _)];
-        write("run/_run/manifest.parquet", &RecordBatch::try_from_iter_with_nullable(
-            manifest.into_iter().map(|(name, array)| (name, array, true)),
-        ).unwrap());
+        write(
+            "run/_run/manifest.parquet",
+            &RecordBatch::try_from_iter_with_nullable(manifest.into_iter().map(|(name, array)| (name, array, true)))
+                .unwrap(),
+        );
         for name in ["q.jsonl", "q.arrow", "q.parquet", "run"] {
             for columns in [None, Some(&["n", "absent"][..])] {
                 let mut batches = Vec::new();
@@ -305,7 +307,7 @@ mod tests {
                 };
                 each_batch(&at(name), &resources, columns, &mut take).unwrap();
                 let joined = concat_batches(&batches[0].schema(), &batches).unwrap();
-                assert_eq!(joined["n"], table["n"], "{name}");
+                assert_eq!(&joined["n"], &table["n"], "{name}");
                 // Lines are read whole.
                 assert_eq!(joined.num_columns(), if columns.is_some() && name != "q.jsonl" { 1 } else { 2 }, "{name}");
             }

@@ -6,6 +6,7 @@
 //! * [`lds`]: do scores foretell what models become that are trained on subsets of the rows?
 //! * [`agreement`]: how much two sets of scores agree;
 //! * [`HopsRanking`]: ranked rows in the form that the benchmark with hop functions exchanges;
+//! * [`pairs`]: which tensors find the originals of rewritten samples;
 //! * [`chart`]: pictures of all that, as SVG.
 //!
 //! Scores are columns as in [`scores`](crate::scores), or plain numbers. What does not exist, such as the correlation with a constant, is `None` and
@@ -18,6 +19,7 @@ mod functions;
 mod hops;
 mod influence;
 mod lds;
+pub mod pairs;
 mod rank;
 mod retrieval;
 mod statistics;
@@ -26,11 +28,13 @@ mod tests;
 
 pub use agreement::{Agreement, agreement};
 pub use functions::{
-    ColumnCorrelation, ENDINGS, ENDS, FunctionStatistics, RankedStatistics, ScoreColumn, ScoreStatistics, is_function_score, ranked_statistics,
+    ColumnCorrelation, ENDINGS, ENDS, FunctionStatistics, RankedStatistics, ScoreColumn, ScoreStatistics,
+    is_function_score, ranked_statistics,
 };
 pub use hops::{HopsForm, HopsRanking, function_prefix};
 pub use influence::{
-    Difference, GroupStatistics, InfluenceAnalysis, InfluenceRow, OrderAnalysis, TOP_PERCENT, TopRows, TrainedUntrained, Verdict, influence,
+    Difference, GroupStatistics, InfluenceAnalysis, InfluenceRow, OrderAnalysis, TOP_PERCENT, TopRows,
+    TrainedUntrained, Verdict, influence,
 };
 pub use lds::{Lds, SubsetSums, lds, lds_difference};
 pub use rank::{average_ranks, descending, kendall_tau_b, pearson, spearman};

@@ -76,10 +76,7 @@ pub fn families(table: &PairTable, names: &FamilyNames<'_>) -> Result<Vec<(Strin
             format!("{folder}/dot_products{part}.json"),
             by_sample(table, |row| by_original(row, |place| tensors(&row.candidates[place].products))),
         ),
-        (
-            format!("{folder}/paraphrased_dot_products{part}.json"),
-            by_sample(table, |row| tensors(&row.self_products)),
-        ),
+        (format!("{folder}/paraphrased_dot_products{part}.json"), by_sample(table, |row| tensors(&row.self_products))),
         (format!("{folder}/original_dot_products{part}.json"), Value::Object(originals)),
     ]);
     Ok(files)

@@ -126,7 +126,7 @@ pub fn report(table: &PairTable, divergent: usize) -> PairReport {
         .collect();
     let known = table.rows().iter().filter(|row| row.truth.is_some()).count();
     let values: Vec<f64> = tensors.iter().map(|tensor| tensor.accuracy.unwrap_or(tensor.agreement)).collect();
-    let best = tensors.get(largest(&values)).map(|tensor| &tensor.tensor).zip(by_tensor.get(largest(&values)));
+    let best = table.tensors().get(largest(&values)).zip(by_tensor.get(largest(&values)));
     PairReport {
         samples: table.rows().len(),
         pairs: pairs.count(),
@@ -174,7 +174,8 @@ fn retrieval(pairs: &Pairs<'_>, similarities: &[f64]) -> Retrieval {
         .collect();
     let mean_best = mean(best.iter().copied()).unwrap_or(0.0);
     best.sort_by(f64::total_cmp);
-    let middle = [best.len().saturating_sub(1) / 2, best.len() / 2].map(|place| best.get(place).copied().unwrap_or(0.0));
+    let middle =
+        [best.len().saturating_sub(1) / 2, best.len() / 2].map(|place| best.get(place).copied().unwrap_or(0.0));
     Retrieval { accuracy: pairs.accuracy(similarities), mean_best, median_best: (middle[0] + middle[1]) / 2.0, wrong }
 }
 

@@ -39,7 +39,9 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 pub use families::{FamilyNames, families};
-pub use figures::{ComponentFigures, Divergent, PairReport, ProjectionFigures, Retrieval, TensorFigures, component, report};
+pub use figures::{
+    ComponentFigures, Divergent, PairReport, ProjectionFigures, Retrieval, TensorFigures, component, report,
+};
 pub use greedy::GreedyStep;
 
 use crate::config::invalid;
@@ -114,7 +116,9 @@ impl PairTable {
             if row.candidates.iter().any(|one| one.projected.len() != projections.len()) {
                 return wrong(format!("other numbers of projected cosines than {}", projections.len()));
             }
-            if let Some(Some(truth)) = row.truth.filter(|truth| truth.is_some_and(|truth| truth >= row.candidates.len())) {
+            if let Some(Some(truth)) =
+                row.truth.filter(|truth| truth.is_some_and(|truth| truth >= row.candidates.len()))
+            {
                 return wrong(format!("candidate {truth} is said to be the true one of {}", row.candidates.len()));
             }
         }
@@ -157,7 +161,11 @@ impl PairTable {
         }
         let other: Vec<&str> = there.into_iter().filter(|(_, expected)| !expected).map(|(id, _)| id).collect();
         if !other.is_empty() {
-            return Err(invalid(KIND, "", format!("there are samples that are not among those expected: {}", name(other))));
+            return Err(invalid(
+                KIND,
+                "",
+                format!("there are samples that are not among those expected: {}", name(other)),
+            ));
         }
         Ok(())
     }

@@ -26,7 +26,8 @@ impl<'a> Pairs<'a> {
             end += row.candidates.len();
         }
         let of_tensor = |tensor: usize| {
-            let pairs = table.rows().iter().flat_map(|row| row.candidates.iter().map(move |candidate| (row, candidate)));
+            let pairs =
+                table.rows().iter().flat_map(|row| row.candidates.iter().map(move |candidate| (row, candidate)));
             let products = pairs.map(|(row, candidate)| {
                 [candidate.products[tensor], row.self_products[tensor], candidate.self_products[tensor]]
             });

@@ -102,7 +102,8 @@ pub(super) fn arrays(schema: &SchemaRef, study: &Study, rows: &[Option<Row>]) ->
     let [.., pairs_field, sample_field] = schema.fields().as_ref() else {
         return Err(invalid(KIND, "", "the schema lacks the step's columns"));
     };
-    let (DataType::List(pair_field), DataType::Struct(sample_fields)) = (pairs_field.data_type(), sample_field.data_type())
+    let (DataType::List(pair_field), DataType::Struct(sample_fields)) =
+        (pairs_field.data_type(), sample_field.data_type())
     else {
         return Err(invalid(KIND, "", "the schema has other columns than the step's"));
     };
@@ -111,8 +112,12 @@ pub(super) fn arrays(schema: &SchemaRef, study: &Study, rows: &[Option<Row>]) ->
         DataType::Struct(fields) => struct_of(fields, columns, count, None)?,
         _ => return Err(invalid(KIND, "", "the schema has other columns than the step's")),
     };
-    let pairs =
-        ListArray::try_new(Arc::clone(pair_field), OffsetBuffer::from_lengths(lengths), Arc::new(structs), nulls.clone())?;
+    let pairs = ListArray::try_new(
+        Arc::clone(pair_field),
+        OffsetBuffer::from_lengths(lengths),
+        Arc::new(structs),
+        nulls.clone(),
+    )?;
     Ok(vec![Arc::new(pairs), Arc::new(struct_of(sample_fields, sample, rows.len(), nulls)?)])
 }
 

@@ -7,13 +7,13 @@ use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use gristmill_kernels::workers::Serial;
 
+use super::KIND;
 use super::candidates::{self, Candidate};
 use super::columns;
 use super::config::OnError;
 use super::measure::Measured;
 use super::samples::{Conversation, SampleColumns, id_of};
 use super::study::Study;
-use super::KIND;
 use crate::models::{Compute, ModelError};
 use crate::operator::{Operator, OperatorSpec, Output, Pass, RowEffect, extend_batch};
 use crate::{OperatorError, ResourceIdentity, Result, require_column};

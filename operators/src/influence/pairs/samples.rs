@@ -132,7 +132,8 @@ impl Encoder {
                 if role != "assistant" {
                     return Err(format!("the last message is of '{role}', and one of 'assistant' is expected"));
                 }
-                let render = |messages: &[Message], answer| template.render(messages, answer).map_err(|error| failed(&error));
+                let render =
+                    |messages: &[Message], answer| template.render(messages, answer).map_err(|error| failed(&error));
                 let whole = render(messages, false)?;
                 let (before, prompt) = match asked {
                     [] => (String::new(), String::new()),
@@ -228,7 +229,9 @@ fn messages_type(column: &str, found: &DataType) -> OperatorError {
         kind: KIND.to_owned(),
         column: column.to_owned(),
         found: found.to_string(),
-        expected: "a list of structs with the texts 'role' and 'content', or a text that is a JSON list of such objects".to_owned(),
+        expected:
+            "a list of structs with the texts 'role' and 'content', or a text that is a JSON list of such objects"
+                .to_owned(),
     }
 }
 

@@ -67,7 +67,10 @@ impl Study {
         let (tokenizer, identity) = Tokenizer::load(config.tokenizer.as_ref().unwrap_or(location), resources)?;
         identities.push(identity);
         if !model.is_language_model() {
-            return Err(refused(format!("a model of the kind '{}' without the head of a language model", model.kind())));
+            return Err(refused(format!(
+                "a model of the kind '{}' without the head of a language model",
+                model.kind()
+            )));
         }
         if tokenizer.vocab_size() > model.vocabulary() {
             let (tokens, last) = (model.vocabulary(), tokenizer.vocab_size() - 1);
@@ -77,7 +80,8 @@ impl Study {
         }
         let columns = [config.columns()?, config.originals.columns()?];
         let template = if columns.iter().any(|columns| matches!(columns, SampleColumns::Messages(_))) {
-            let (template, more) = ChatTemplate::load(location, resources).map_err(|error| unusable(location, &error))?;
+            let (template, more) =
+                ChatTemplate::load(location, resources).map_err(|error| unusable(location, &error))?;
             identities.extend(more);
             let message = "it has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json), which messages need; \
                            texts in 'prompt' and 'answer' need none";
@@ -86,8 +90,7 @@ impl Study {
             None
         };
         let encoder = Encoder { tokenizer, template, most_positions: model.most_positions() };
-        let tensors =
-            Tensors::new(&model, &config.tensors).map_err(|message| invalid(KIND, "tensors", message))?;
+        let tensors = Tensors::new(&model, &config.tensors).map_err(|message| invalid(KIND, "tensors", message))?;
         let projection = config.projection.as_ref();
         let projection = projection.map(|projection| Projection::new(projection, tensors.sizes())).transpose()?;
 
@@ -133,10 +136,11 @@ impl Originals {
         if table.num_rows() == 0 {
             return Err(of_table("it has no rows".to_owned()));
         }
-        let (column, found) =
-            require_column(KIND, table.schema_ref(), &config.originals.id).map_err(|error| of_table(error.to_string()))?;
+        let (column, found) = require_column(KIND, table.schema_ref(), &config.originals.id)
+            .map_err(|error| of_table(error.to_string()))?;
         if !is_id(found) {
-            let message = format!("column '{}' has type {found}, and texts or whole numbers are expected", config.originals.id);
+            let message =
+                format!("column '{}' has type {found}, and texts or whole numbers are expected", config.originals.id);
             return Err(of_table(message));
         }
         let ids = table.column(column);
@@ -168,7 +172,9 @@ impl Search {
     fn new(questions: Vec<Option<String>>, config: &GradientPairsConfig) -> Result<Self> {
         let missing = |row| OperatorError::Resource {
             location: config.originals.path.clone(),
-            message: format!("row {row} has no message of the user to search in; name the candidates in a column with 'candidates'"),
+            message: format!(
+                "row {row} has no message of the user to search in; name the candidates in a column with 'candidates'"
+            ),
         };
         let questions = questions.into_iter().enumerate().map(|(row, question)| question.ok_or_else(|| missing(row)));
         Self::over(questions.collect::<Result<_>>()?)

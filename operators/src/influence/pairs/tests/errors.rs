@@ -98,16 +98,17 @@ fn candidates_that_do_not_exist_or_come_twice_are_errors() {
 fn originals_that_cannot_be_used_are_errors_before_any_row() {
     let (folder, config) = study();
     let path = folder.path().join("bad.json");
-    let sample = |id: Value, answer: Value| {
-        json!({"id": id, "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": answer}]})
-    };
+    let sample = |id: Value, answer: Value| json!({"id": id, "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": answer}]});
     let good = sample(json!("a"), json!("A"));
     for (content, says) in [
         (json!([good, good]), "row 1 ('a'): row 0 has the same id"),
         (json!([good, sample(json!(null), json!("A"))]), "row 1 has no id"),
         (json!([good, sample(json!("b"), json!(null))]), "row 1 ('b'): message 1 has no content"),
         (json!([good, {"id": "b"}]), "row 1 ('b'): there is no sample"),
-        (json!([good, {"id": "b", "messages": [{"role": "assistant", "content": "A"}]}]), "row 1 has no message of the user"),
+        (
+            json!([good, {"id": "b", "messages": [{"role": "assistant", "content": "A"}]}]),
+            "row 1 has no message of the user",
+        ),
         (json!([{"id": "a", "messages": "[]"}]), "row 0 ('a'): the conversation has no message"),
         (json!([{"id": 1.5, "messages": "[]"}]), "column 'id' has type Float64"),
         (json!([{"name": "a", "messages": "[]"}]), "no column 'id'"),

@@ -38,7 +38,8 @@ fn sketches_are_products_with_signs_whatever_is_projected_together() {
         assert_eq!(&sketches(&projection, 0, &[gradient])[0], sketch);
         for row in [0, 63, 64, 1023] {
             let signs = Signs::named(42, "a.weight");
-            let exact: f64 = (0..).zip(*gradient).map(|(column, &value)| f64::from(signs.sign(row, column) * value)).sum();
+            let exact: f64 =
+                (0..).zip(*gradient).map(|(column, &value)| f64::from(signs.sign(row, column) * value)).sum();
             assert!((f64::from(sketch[row as usize]) - exact).abs() < 1e-3, "{row}");
         }
         assert!(sketch[1024..].iter().all(|&value| value == 0.0));
@@ -99,7 +100,8 @@ fn projected_cosines_are_near_those_of_gradients() {
     assert!(errors[1] < 0.02 && errors[1] < errors[0] && errors[0] < 0.1, "{errors:?}");
 
     // A size has the same numbers alone, and a sketch does not depend on others.
-    let alone = super::table(&with(&config, json!({"projection": {"shares": [0.01], "scaled": true}})), &[rows(&REWRITTEN)]);
+    let alone =
+        super::table(&with(&config, json!({"projection": {"shares": [0.01], "scaled": true}})), &[rows(&REWRITTEN)]);
     for (alone, both) in alone.rows().iter().zip(table.rows()) {
         for (alone, both) in alone.candidates.iter().zip(&both.candidates) {
             assert_eq!(alone.projected[0], both.projected[0]);

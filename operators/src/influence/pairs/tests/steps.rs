@@ -7,10 +7,15 @@ use crate::influence::pairs::{Accumulate, GradientPairsKind};
 #[test]
 fn samples_and_products_are_those_of_transformers() {
     let expected: Value = serde_json::from_str(include_str!("../testdata/pairs.json")).unwrap();
-    let samples: Vec<(String, String)> = expected["messages"].as_array().unwrap().iter().map(|messages| {
-        let content = |place: usize| messages[place]["content"].as_str().unwrap().to_owned();
-        (content(0), content(1))
-    }).collect();
+    let samples: Vec<(String, String)> = expected["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|messages| {
+            let content = |place: usize| messages[place]["content"].as_str().unwrap().to_owned();
+            (content(0), content(1))
+        })
+        .collect();
     let encoder = encoder();
     for (number, (question, answer)) in samples.iter().enumerate() {
         let sample = encoder.encode(&conversation(question, answer)).unwrap();
@@ -109,14 +114,17 @@ fn results_depend_neither_on_order_nor_on_batches_nor_on_what_is_kept() {
         assert!(table(&config, &batches) == expected, "{how}, with what is kept");
     }
     // Parts of the rows, each a run of its own.
-    let parts = crate::analysis::pairs::partition(7, 3).into_iter().map(|part| table(&twice(1 << 30), &[all.slice(part.start, part.len())]));
+    let parts = crate::analysis::pairs::partition(7, 3)
+        .into_iter()
+        .map(|part| table(&twice(1 << 30), &[all.slice(part.start, part.len())]));
     assert!(PairTable::combine(parts.collect()).unwrap() == expected);
 }
 
 #[test]
 fn sums_may_be_in_single_precision() {
     let (_folder, config) = study();
-    let [double, single] = ["f64", "f32"].map(|sums| table(&with(&config, json!({"accumulate": sums})), &[rows(&REWRITTEN)]));
+    let [double, single] =
+        ["f64", "f32"].map(|sums| table(&with(&config, json!({"accumulate": sums})), &[rows(&REWRITTEN)]));
     assert!(double != single);
     let cosines = |table: &PairTable| -> Vec<f64> {
         table.rows().iter().flat_map(|row| &row.candidates).map(|candidate| candidate.cosine.unwrap()).collect()
@@ -166,11 +174,16 @@ fn candidates_are_searched_or_given() {
     let lists = arrow_array::ListArray::new(
         Arc::new(arrow_schema::Field::new("item", arrow_schema::DataType::Utf8, true)),
         arrow_buffer::OffsetBuffer::from_lengths([2; 7]),
-        Arc::new(StringArray::from_iter_values((0..7).flat_map(|row| [format!("mill_{}", 6 - row), "mill_1".to_owned()])
-            .enumerate().map(|(place, id)| if place == 11 { "mill_2".to_owned() } else { id }))),
+        Arc::new(StringArray::from_iter_values(
+            (0..7)
+                .flat_map(|row| [format!("mill_{}", 6 - row), "mill_1".to_owned()])
+                .enumerate()
+                .map(|(place, id)| if place == 11 { "mill_2".to_owned() } else { id }),
+        )),
         None,
     );
-    let mut columns: Vec<(&str, ArrayRef)> = vec![("id", Arc::clone(&all["id"])), ("messages", Arc::clone(&all["messages"]))];
+    let mut columns: Vec<(&str, ArrayRef)> =
+        vec![("id", Arc::clone(&all["id"])), ("messages", Arc::clone(&all["messages"]))];
     columns.push(("like", Arc::new(lists)));
     let named = RecordBatch::try_from_iter(columns).unwrap();
     let given = table(&with(&config, json!({"candidates": "like"})), &[named]);
@@ -191,10 +204,14 @@ fn samples_may_be_texts_and_lists_of_structs() {
     let (folder, config) = study();
     // The originals of the study are lists of structs; the rows become such by way of a file.
     let path = folder.path().join("rows.jsonl");
-    let lines: Vec<String> = REWRITTEN.iter().enumerate().map(|(number, (question, answer))| {
-        let messages = json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]);
-        json!({"id": format!("mill_{number}"), "messages": messages}).to_string()
-    }).collect();
+    let lines: Vec<String> = REWRITTEN
+        .iter()
+        .enumerate()
+        .map(|(number, (question, answer))| {
+            let messages = json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]);
+            json!({"id": format!("mill_{number}"), "messages": messages}).to_string()
+        })
+        .collect();
     std::fs::write(&path, lines.join("\n")).unwrap();
     let structs = crate::tables::read(path.to_str().unwrap(), &Resources::local()).unwrap().0;
     assert!(table(&config, &[structs]) == table(&config, &[rows(&REWRITTEN)]));
@@ -217,7 +234,8 @@ fn samples_may_be_texts_and_lists_of_structs() {
         "model": fixture("llama"), "prompt": "asked", "answer": "answered", "candidates": null, "truth": "id", "top": 7,
         "originals": {"path": path, "prompt": "asked", "answer": "answered"},
     });
-    let (texts, messages) = (table(&texts, &[written(&REWRITTEN)]), table(&with(&config, json!({"top": 7})), &[rows(&REWRITTEN)]));
+    let (texts, messages) =
+        (table(&texts, &[written(&REWRITTEN)]), table(&with(&config, json!({"top": 7})), &[rows(&REWRITTEN)]));
     for (texts, messages) in texts.rows().iter().zip(messages.rows()) {
         assert_eq!(texts.self_products, messages.self_products);
     }
