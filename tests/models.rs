@@ -167,3 +167,37 @@ fn the_ready_pipeline_of_deep_ignorance_is_a_cascade() {
         assert!(report.contains(verdict), "{report}");
     }
 }
+
+#[test]
+fn the_ready_pipeline_of_lima_compares_each_sample_with_five_originals_also_in_parts() {
+    use gristmill::operators::analysis::pairs::{PairTable, report};
+
+    let workspace = Workspace::new();
+    let run = |name: &str, more: &[&str]| {
+        let sink = format!("sink.parquet.path={}", workspace.path(name).display());
+        let arguments = [&["run", "pipelines/library/lima.yaml", "--quiet", &sink], more].concat();
+        let ran = Ran::of(workspace.gristmill(&arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let files = std::fs::read_dir(workspace.path(&format!("{name}/data"))).unwrap();
+        let batches: Vec<_> = files.flat_map(|file| read_parquet(&file.unwrap().path())).collect();
+        PairTable::read(&batches, "pairs", "id").unwrap()
+    };
+    let whole = run("whole", &["--workers", "2"]);
+    let parts = [("first", ["source.limit=13", "source.skip=0"]), ("rest", ["source.limit=27", "source.skip=13"])];
+    let parts = parts
+        .map(|(name, overrides)| run(name, &[&["--workers", "1", "steps.0.cache_bytes=0"], &overrides[..]].concat()));
+    assert!(PairTable::combine(parts.to_vec()).unwrap() == whole);
+
+    assert_eq!((whole.rows().len(), whole.tensors().len(), whole.projections().len()), (40, 21, 1));
+    for row in whole.rows() {
+        assert_eq!(row.candidates.len(), 5);
+        // The true original has the sample's id, and is always there.
+        let truth = row.truth.flatten().unwrap();
+        assert_eq!(row.candidates[truth].id, row.id);
+        assert!(row.candidates.iter().all(|one| one.cosine.is_some_and(|cosine| cosine > 0.0 && cosine < 1.0)));
+    }
+    let report = report(&whole, 3);
+    // A model of random weights has learned nothing, but repeated words have like gradients.
+    assert!(report.full.accuracy.unwrap() > report.chance.unwrap(), "{report:?}");
+    assert_eq!(report.by_agreement.len(), 21);
+}

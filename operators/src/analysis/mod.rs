@@ -18,6 +18,7 @@ mod functions;
 mod hops;
 mod influence;
 mod lds;
+pub mod pairs;
 mod rank;
 mod retrieval;
 mod statistics;

@@ -6,6 +6,7 @@
 pub mod curvature;
 pub mod gradient;
 mod modules;
+pub mod pairs;
 mod queries;
 mod score;
 pub mod sketch;
