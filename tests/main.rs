@@ -18,6 +18,7 @@ mod hosts;
 mod hub;
 mod kills;
 mod models;
+mod rank;
 mod report;
 mod s3;
 mod secrets;

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
 use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use arrow_select::interleave::interleave;
@@ -13,7 +13,7 @@ use arrow_select::interleave::interleave;
 use crate::columns::default_array;
 use crate::operator::{Operator, OperatorSpec, Output, Pass, Quarantined, RowEffect};
 use crate::resources::ResourceIdentity;
-use crate::{OperatorError, Result};
+use crate::{OperatorError, Result, scores};
 
 /// A condition on rows, evaluated by the host (which has an expression engine).
 pub trait RowPredicate: Debug + Send + Sync {
@@ -251,7 +251,11 @@ fn scatter(schema: &SchemaRef, held: &Held, judged: &RecordBatch) -> Result<Reco
         .collect();
     let mut columns: Vec<ArrayRef> = held.batch.columns().to_vec();
     for (index, field) in schema.fields().iter().enumerate().skip(width) {
-        let default = default_array(field.data_type(), 1);
+        // A row that was not compared has no scores; zeros would rank.
+        let default = match scores::is_scores(field) {
+            true => new_null_array(field.data_type(), 1),
+            false => default_array(field.data_type(), 1),
+        };
         columns.push(interleave(&[default.as_ref(), judged.column(index).as_ref()], &places)?);
     }
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)

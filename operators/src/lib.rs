@@ -21,7 +21,7 @@
 //! # Ok::<(), gristmill_operators::OperatorError>(())
 //! ```
 //!
-//! Cargo features keep the tree small: `blocklist`, `fasttext`, `tokens`, `models`, `influence` and `sample` each add their operators, `parquet` lets term
+//! Cargo features keep the tree small: `blocklist`, `fasttext`, `tokens`, `models`, `influence`, `rank` and `sample` each add their operators, `parquet` lets term
 //! lists and queries be Parquet files.
 
 #[cfg(feature = "blocklist")]
@@ -41,6 +41,8 @@ mod loaded;
 pub mod models;
 pub mod network;
 mod operator;
+#[cfg(feature = "rank")]
+pub mod rank;
 pub mod records;
 mod registry;
 mod resources;

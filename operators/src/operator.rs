@@ -62,6 +62,11 @@ pub trait OperatorKind: Debug + Send + Sync {
         config.clone()
     }
 
+    /// Whether a pipeline may have it as a step. Kinds whose rows depend on where a stream ends are none: sinks and fits put them at the end of a chain.
+    fn is_step(&self) -> bool {
+        true
+    }
+
     /// One line for `gristmill operators`.
     fn summary(&self) -> &'static str;
 

@@ -42,6 +42,8 @@ impl Registry {
             registry.add(Arc::new(crate::scoring::PerplexityKind));
             registry.add(Arc::new(crate::scoring::RethresholdKind));
         }
+        #[cfg(feature = "rank")]
+        registry.add(Arc::new(crate::rank::RankKind));
         #[cfg(feature = "sample")]
         registry.add(Arc::new(crate::sample::SampleKind));
         #[cfg(feature = "tokens")]

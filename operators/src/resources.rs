@@ -3,6 +3,7 @@
 //! Operators know no network and no async runtime: a host hands them a [`Resources`] that resolves whatever locations it
 //! supports, posts to servers and keeps records. [`Resources::local`] reads and keeps on the local disk, and has no network.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -74,6 +75,13 @@ impl Resources {
         Self::new(Arc::new(LocalDisk))
     }
 
+    /// The same where these resources, by location, are found before any other.
+    #[must_use]
+    pub fn over(self, resources: BTreeMap<String, Bytes>) -> Self {
+        let reader: Arc<dyn ReadResource> = Arc::new(Overlaid { resources, below: Arc::clone(&self.reader) });
+        Self { reader, ..self }
+    }
+
     /// Reads a resource whole.
     pub fn read(&self, location: &str) -> Result<(Bytes, ResourceIdentity)> {
         let bytes = self
@@ -117,6 +125,23 @@ impl Resources {
 
 fn identity(location: &str, bytes: &[u8]) -> ResourceIdentity {
     ResourceIdentity { location: location.to_owned(), hash: blake3::hash(bytes).to_hex().to_string() }
+}
+
+#[derive(Debug)]
+struct Overlaid {
+    resources: BTreeMap<String, Bytes>,
+    below: Arc<dyn ReadResource>,
+}
+
+impl ReadResource for Overlaid {
+    fn read(&self, location: &str) -> std::result::Result<Bytes, String> {
+        self.resources.get(location).map_or_else(|| self.below.read(location), |bytes| Ok(bytes.clone()))
+    }
+
+    fn read_if_there(&self, location: &str) -> std::result::Result<Option<Bytes>, String> {
+        let found = self.resources.get(location);
+        found.map_or_else(|| self.below.read_if_there(location), |bytes| Ok(Some(bytes.clone())))
+    }
 }
 
 #[derive(Debug)]

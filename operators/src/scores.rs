@@ -54,6 +54,11 @@ pub fn queries(field: &Field) -> Option<Vec<String>> {
     }
 }
 
+/// Whether a field is a column of scores that an operator made.
+pub(crate) fn is_scores(field: &Field) -> bool {
+    field.metadata().contains_key(QUERIES) && matches!(field.data_type(), DataType::FixedSizeList(..))
+}
+
 /// A column of scores: `values` is `[rows, queries]`, rows that are null in `valid` have no scores.
 ///
 /// # Errors

@@ -48,8 +48,15 @@ pub async fn files(target: &str, environment: &Environment, rows: usize) -> Resu
     look(files, environment, rows).await
 }
 
-/// Looks at the parts of a run, also while it runs.
+/// Looks at the ranking of a run or at its parts, also while it runs.
 pub async fn run_output(folder: &RunFolder, url: &str, environment: &Environment, rows: usize) -> Result<Inspection> {
+    // A ranking is what its parts were for.
+    if let Some(ranking) = crate::run::ranking_of(environment, url).await? {
+        let found = environment.stores.find(&format!("{url}/{}", ranking.path)).await?;
+        let format = Format::of_name(found.name());
+        let files = format.map(|(format, compression)| found.into_source(format, compression)).into_iter().collect();
+        return Ok(Inspection { rows: Some(ranking.rows), ..look(files, environment, rows).await? });
+    }
     let records = match folder.read_manifest().await? {
         Some(manifest) => manifest.records,
         None => {

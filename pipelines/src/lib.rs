@@ -27,8 +27,9 @@ mod under_way;
 
 pub use chain::{Chain, ChainRun, Ground, StepError, StepSpec};
 pub use definition::{
-    ArrowSink, JsonlSink, Judgments, MetricsDefinition, OneOrMany, ParquetSink, Pipeline, PipelineFile, SinkCommon,
-    SinkDefinition, SourceDefinition, SplitSizeText, StepDefinition, TestDefinition, TokenBudgetDefinition,
+    ArrowSink, JsonlSink, Judgments, MetricsDefinition, OneOrMany, ParquetSink, Pipeline, PipelineFile, RankSettings,
+    RankSink, RankingFormat, SinkCommon, SinkDefinition, SourceDefinition, SplitSizeText, StepDefinition,
+    TestDefinition, TokenBudgetDefinition,
 };
 pub use environment::Environment;
 pub use error::{DefinitionError, PipelineError, Place, Result};

@@ -18,6 +18,7 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
     let mut schema = schemars::schema_for!(Pipeline).to_value();
     let steps: Vec<Value> = registry
         .kinds()
+        .filter(|kind| kind.is_step())
         .map(|kind| {
             let mut config = kind.config_schema();
             let definitions = config.as_object_mut().and_then(|map| map.remove("$defs"));

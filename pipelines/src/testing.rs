@@ -1,8 +1,10 @@
 //! Runs the `tests:` of a pipeline: rows in, rows and rejections out.
 //!
 //! The rows of a test become a record batch as a JSON source would read them; the text and id columns are added where the
-//! test leaves them out. They go through the bound steps by direct call. Only the columns that a test names are compared.
+//! test leaves them out. They go through the bound steps by direct call. Only the columns that a test names are compared. What steps learn from
+//! a corpus, they learn from the rows of the test.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt64Array};
@@ -12,11 +14,13 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::chain::{Chain, StepError};
+use gristmill_operators::{OperatorError, Resources, tables};
+
+use crate::chain::{Chain, StepError, StepSpec};
 use crate::definition::{PipelineFile, TestDefinition};
 use crate::environment::Environment;
 use crate::error::{PipelineError, Result};
-use crate::run::{complete_steps, step_error};
+use crate::run::{Learned, complete_steps, learning_steps, set_learned, step_error};
 
 /// How one test ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,11 +48,52 @@ pub fn run_tests(file: &PipelineFile, environment: &Environment) -> Result<Vec<T
         .enumerate()
         .map(|(index, test)| {
             let batch = rows_of(file, index, test)?;
-            let chain = Chain::bind(&steps, &batch.schema(), &environment.registry, &environment.resources)
-                .map_err(|StepError { index, name, source }| step_error(file, index, &name, source))?;
+            let (steps, resources) = learn(file, environment, steps.clone(), &batch)?;
+            let chain = bind(file, environment, &steps, &batch, &resources)?;
             run_test(test, &chain, batch)
         })
         .collect()
+}
+
+fn bind(
+    file: &PipelineFile,
+    environment: &Environment,
+    steps: &[StepSpec],
+    batch: &RecordBatch,
+    resources: &Resources,
+) -> Result<Chain> {
+    Chain::bind(steps, &batch.schema(), &environment.registry, resources)
+        .map_err(|StepError { index, name, source }| step_error(file, index, &name, source))
+}
+
+/// The steps with what they learn from the rows of a test, and the resources among which that is.
+fn learn(
+    file: &PipelineFile,
+    environment: &Environment,
+    mut steps: Vec<StepSpec>,
+    batch: &RecordBatch,
+) -> Result<(Vec<StepSpec>, Resources)> {
+    let mut files = BTreeMap::new();
+    let mut resources = environment.resources.clone();
+    let mut progress = Learned::default();
+    while let Some(learning) = progress.next(file, &environment.registry, &steps)? {
+        let failed = |error: OperatorError| step_error(file, learning.index, &learning.step, error);
+        let chain = learning_steps(file, &environment.registry, &steps, &learning)?;
+        let chain = bind(file, environment, &chain, batch, &resources)?;
+        let rows = learning.rows.and_then(|rows| usize::try_from(rows).ok());
+        let mut run = chain.start(None)?;
+        let mut batches = run.push(batch.slice(0, batch.num_rows().min(rows.unwrap_or(usize::MAX))))?.batches;
+        batches.extend(run.finish()?.batches);
+        let part = arrow_select::concat::concat_batches(chain.output_schema(), &batches).map_err(engine)?;
+        let kind = environment.registry.kind(&learning.spec().kind).map_err(failed)?;
+        let combined = kind.combine(learning.spec(), &mut std::iter::once(Ok(part)));
+        let bytes = combined.and_then(|combined| tables::write_arrow(&combined)).map_err(failed)?;
+        let location = format!("learned/{}-{}.arrow", learning.step, learning.key);
+        files.insert(location.clone(), bytes.into());
+        resources = environment.resources.clone().over(files.clone());
+        set_learned(file, &environment.registry, &mut steps, &learning, &location)?;
+    }
+    Ok((steps, resources))
 }
 
 fn run_test(test: &TestDefinition, chain: &Chain, batch: RecordBatch) -> Result<TestOutcome> {

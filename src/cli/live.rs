@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gristmill::datasets::run::RunPlan;
 use gristmill::pipelines::PipelineError;
-use gristmill::pipelines::run::{Observer, Progress, Snapshot};
+use gristmill::pipelines::run::{Learning, Observer, Progress, Snapshot};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -41,8 +41,8 @@ impl Show {
 /// Shows a run while it goes on. Stops when dropped.
 pub(super) struct Live {
     show: Show,
-    ended: Arc<AtomicBool>,
-    thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
+    /// The thread that shows the run that was begun last, and how it is told to end.
+    thread: parking_lot::Mutex<Option<(Arc<AtomicBool>, JoinHandle<()>)>>,
     lines: MultiProgress,
     was_complete: AtomicBool,
 }
@@ -51,7 +51,6 @@ impl Live {
     pub(super) fn new(show: Show) -> Self {
         Self {
             show,
-            ended: Arc::new(AtomicBool::new(false)),
             thread: parking_lot::Mutex::new(None),
             lines: MultiProgress::new(),
             was_complete: AtomicBool::new(false),
@@ -65,8 +64,8 @@ impl Live {
 
     /// Stops drawing.
     pub(super) fn end(&self) {
-        self.ended.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.lock().take() {
+        if let Some((ended, thread)) = self.thread.lock().take() {
+            ended.store(true, Ordering::Relaxed);
             thread.thread().unpark();
             // A thread that failed to draw has nothing else to tell.
             let _ = thread.join();
@@ -83,15 +82,16 @@ impl Live {
     }
 
     fn watch(&self, progress: &Arc<Progress>) {
-        let (show, ended, progress) = (self.show, Arc::clone(&self.ended), Arc::clone(progress));
+        let ended = Arc::new(AtomicBool::new(false));
+        let (show, is_told, progress) = (self.show, Arc::clone(&ended), Arc::clone(progress));
         let lines = self.lines.clone();
         let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(move || match show {
             Show::Nothing => {}
-            Show::Terminal => draw(&lines, &progress, &ended),
-            Show::JsonLines => report(&progress, &ended),
+            Show::Terminal => draw(&lines, &progress, &is_told),
+            Show::JsonLines => report(&progress, &is_told),
         });
         match thread {
-            Ok(thread) => *self.thread.lock() = Some(thread),
+            Ok(thread) => *self.thread.lock() = Some((ended, thread)),
             Err(error) => tracing::warn!(%error, "progress is not shown"),
         }
     }
@@ -104,7 +104,18 @@ impl Drop for Live {
 }
 
 impl Observer for Live {
+    fn learning(&self, learning: &Learning) {
+        self.end();
+        let Learning { step, key, rows, .. } = learning;
+        let of = rows.map_or_else(|| "the rows".to_owned(), |rows| format!("the first {}", number(rows, "row")));
+        self.say(
+            json!({"event": "learning", "step": step, "key": key, "rows": rows}),
+            &format!("step '{step}' learns '{key}' from {of} that reach it:"),
+        );
+    }
+
     fn started(&self, folder: &str, plan: &RunPlan, resumed: u64, progress: &Arc<Progress>) {
+        self.end();
         let event = json!({
             "event": "started", "folder": folder, "splits": plan.total(), "resumed": resumed,
             "files": plan.files.len(), "fingerprint": plan.fingerprint.value,

@@ -9,7 +9,8 @@ use super::{DONE, USAGE, print_line};
 
 pub(super) fn operators(arguments: OperatorsArguments, environment: &Environment) -> Result<u8, PipelineError> {
     let Some(name) = arguments.kind else {
-        let rows = environment.registry.kinds().map(|kind| vec![kind.name().to_owned(), kind.summary().to_owned()]);
+        let kinds = environment.registry.kinds().filter(|kind| kind.is_step());
+        let rows = kinds.map(|kind| vec![kind.name().to_owned(), kind.summary().to_owned()]);
         print_line(&table(&["operator", "does"], rows.collect(), &[]).to_string())?;
         print_line("'gristmill operators NAME' shows an operator's configuration")?;
         return Ok(DONE);
@@ -22,6 +23,11 @@ pub(super) fn operators(arguments: OperatorsArguments, environment: &Environment
         }
     };
     print_line(&format!("{}: {}\n\n  - {}\n", kind.name(), kind.summary(), kind.example()))?;
+    if !kind.is_step() {
+        print_line(
+            "it is no step of a pipeline, since what it gives depends on where a split ends; sinks and what steps learn make use of it\n",
+        )?;
+    }
     let schema = kind.config_schema();
     let required: Vec<&str> =
         schema["required"].as_array().map(|keys| keys.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
@@ -34,6 +40,9 @@ pub(super) fn operators(arguments: OperatorsArguments, environment: &Environment
         print_line(schema["description"].as_str().unwrap_or("no configuration"))?;
     } else {
         print_line(&table(&["key", "default", "meaning"], rows, &[]).to_string())?;
+    }
+    if !kind.is_step() {
+        return Ok(DONE);
     }
     print_line(
         "every step also takes 'name', and most take 'when', a SQL condition: only rows for which it holds are judged",

@@ -2,7 +2,8 @@
 
 use arrow_schema::Schema;
 use gristmill::datasets::{SourceFile, Split, SplitUnit};
-use gristmill::pipelines::run::{self, Estimate, Mill, Spread};
+use gristmill::operators::rank::RankShape;
+use gristmill::pipelines::run::{self, Estimate, Learning, Mill, Spread};
 use gristmill::pipelines::{Chain, Environment, PipelineError, without_credentials};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -25,13 +26,20 @@ struct PlanJson<'a> {
     steps: Value,
     source_schema: Vec<Value>,
     output_schema: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learns_first: Option<Value>,
     estimate: Option<&'a Estimate>,
 }
 
 pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) -> Result<u8, PipelineError> {
     let file = load(&arguments.pipeline)?;
     let folder = run::run_folder(&file, environment, false).await?;
-    let prepared = run::prepare(&file, environment, &folder).await?;
+    // What a step has to learn is a run of its own, which comes first.
+    let fit = run::planned_fit(&file, environment, &folder).await?;
+    let (prepared, folder, learning) = match fit {
+        Some(fit) => (fit.prepared, fit.folder, Some(fit.learning)),
+        None => (run::prepare(&file, environment, &folder).await?, folder, None),
+    };
     let plan = &prepared.plan;
     let mill = Mill::with_chain(prepared.spec.clone(), prepared.chain.clone(), environment)?;
     let estimate = match arguments.sample {
@@ -47,10 +55,19 @@ pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) ->
             splits: &plan.splits,
             steps: without_credentials(json!(prepared.spec.steps)),
             source_schema: columns(prepared.chain.input_schema()),
-            output_schema: columns(&prepared.output_schema),
+            output_schema: columns(
+                prepared.ranking.as_ref().map_or(&prepared.output_schema, RankShape::ranking_schema),
+            ),
+            learns_first: learning.as_ref().map(learning_json),
             estimate: estimate.as_ref(),
         })?;
         return Ok(DONE);
+    }
+    if let Some(learning) = &learning {
+        print_line(&format!(
+            "{}; this is the plan of that, and the rest is planned when it is done\n",
+            learns(learning)
+        ))?;
     }
     let rows: Vec<Vec<String>> = plan
         .splits
@@ -70,7 +87,7 @@ pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) ->
     if plan.splits.len() > SHOWN_SPLITS {
         print_line(&format!("… and {} more splits", count((plan.splits.len() - SHOWN_SPLITS) as u64)))?;
     }
-    print_line(&chain_text(&prepared.chain, &prepared.output_schema))?;
+    print_line(&chain_text(&prepared.chain, &prepared.output_schema, prepared.ranking.as_ref()))?;
     let stored: u64 = plan.splits.iter().map(|split| split.bytes).sum();
     print_line(&format!(
         "\n{}, {}, {} stored -> {folder}\nfingerprint {}",
@@ -80,7 +97,7 @@ pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) ->
         plan.fingerprint.value
     ))?;
     if let Some(estimate) = estimate {
-        print_line(&estimate_text(&estimate))?;
+        print_line(&estimate_text(&estimate, prepared.ranking.is_none() && learning.is_none()))?;
     }
     Ok(DONE)
 }
@@ -94,12 +111,16 @@ pub(super) async fn validate(arguments: PipelineOnly, environment: &Environment)
             "valid": true,
             "files": valid.files.len(),
             "source_schema": columns(&valid.schema),
-            "output_schema": columns(&valid.output_schema),
+            "output_schema": columns(valid.ranking.as_ref().map_or(&valid.output_schema, RankShape::ranking_schema)),
+            "learns_first": valid.learning.as_ref().map(learning_json),
         });
         print_json(&value)?;
         return Ok(DONE);
     }
-    print_line(&chain_text(&valid.chain, &valid.output_schema))?;
+    print_line(&chain_text(&valid.chain, &valid.output_schema, valid.ranking.as_ref()))?;
+    if let Some(learning) = &valid.learning {
+        print_line(&format!("\n{}; that step and those behind it are checked when it is done", learns(learning)))?;
+    }
     print_line(&format!("\n{} is valid: {}", file.file(), number(valid.files.len() as u64, "file")))?;
     Ok(DONE)
 }
@@ -125,7 +146,17 @@ pub(super) fn columns(schema: &Schema) -> Vec<Value> {
     fields.map(|field| json!({"name": field.name(), "type": field.data_type().to_string()})).collect()
 }
 
-fn chain_text(chain: &Chain, output: &Schema) -> String {
+fn learning_json(learning: &Learning) -> Value {
+    json!({"step": learning.step, "key": learning.key, "rows": learning.rows})
+}
+
+fn learns(learning: &Learning) -> String {
+    let Learning { step, key, rows, .. } = learning;
+    let of = rows.map_or_else(|| "all rows".to_owned(), |rows| format!("the first {}", number(rows, "row")));
+    format!("step '{step}' first learns '{key}' from {of} of the source")
+}
+
+fn chain_text(chain: &Chain, output: &Schema, ranking: Option<&RankShape>) -> String {
     let list = |schema: &Schema| {
         let fields = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type()));
         fields.collect::<Vec<_>>().join(", ")
@@ -141,11 +172,22 @@ fn chain_text(chain: &Chain, output: &Schema) -> String {
             without_credentials(step.operator.config.clone())
         ));
     }
-    lines.push(format!("sink    {}", list(output)));
+    match ranking {
+        Some(ranking) => lines.push(format!(
+            "sink    {} for each of {}: {}",
+            number(ranking.k() as u64, "row"),
+            match ranking.queries().len() {
+                1 => "1 query".to_owned(),
+                queries => format!("{} queries", count(queries as u64)),
+            },
+            list(ranking.ranking_schema())
+        )),
+        None => lines.push(format!("sink    {}", list(output))),
+    }
     lines.join("\n")
 }
 
-fn estimate_text(estimate: &Estimate) -> String {
+fn estimate_text(estimate: &Estimate, counts_rows: bool) -> String {
     let of = |spread: &Spread, show: &dyn Fn(f64) -> String| {
         if (spread.high - spread.low).abs() < 0.5 {
             return show(spread.mean);
@@ -153,12 +195,13 @@ fn estimate_text(estimate: &Estimate) -> String {
         format!("{} ({} to {})", show(spread.mean), show(spread.low), show(spread.high))
     };
     let rows = |value: f64| count(value.round().max(0.0) as u64);
+    // What comes out when a split ends, a sample does not see.
+    let out = if counts_rows { format!("\n  rows out    {}", of(&estimate.rows_out, &rows)) } else { String::new() };
     format!(
-        "\nestimate from {} of {}:\n  rows in     {}\n  rows out    {}\n  text        {}\n  time        {} of one worker, writing not included",
+        "\nestimate from {} of {}:\n  rows in     {}{out}\n  text        {}\n  time        {} of one worker, writing not included",
         number(estimate.rows_sampled, "row"),
         number(estimate.samples as u64, "split"),
         of(&estimate.rows_in, &rows),
-        of(&estimate.rows_out, &rows),
         of(&estimate.text_bytes, &bytes),
         of(&estimate.worker_seconds, &seconds),
     )

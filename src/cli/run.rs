@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gristmill::pipelines::run::{self, RunOptions, RunReport};
+use gristmill::pipelines::run::{self, RankingReport, RunOptions, RunReport};
 use gristmill::pipelines::{Environment, PipelineError};
 
 use super::arguments::RunArguments;
@@ -42,6 +42,13 @@ pub(super) async fn run(arguments: RunArguments, environment: &Environment) -> R
     Ok(DONE)
 }
 
+/// How much a ranking holds.
+pub(super) fn ranked(ranking: &RankingReport) -> String {
+    let queries =
+        if ranking.queries == 1 { "1 query".to_owned() } else { format!("{} queries", count(ranking.queries)) };
+    format!("{} of {} for {queries}", number(ranking.rows, "row"), count(ranking.rows_compared))
+}
+
 fn closing(report: &RunReport, was_complete: bool, elapsed: f64) -> String {
     let steps = table::steps(&report.steps, report.rows_in, report.rows_unreadable);
     let mut lines = vec![
@@ -69,6 +76,12 @@ fn closing(report: &RunReport, was_complete: bool, elapsed: f64) -> String {
         report.folder.clone(),
         format!("{}/_run/report.html says more", report.folder),
     ];
+    if let Some(ranking) = &report.ranking {
+        lines.push(format!("{} are ranked in {}/{}", ranked(ranking), report.folder, ranking.path));
+        if ranking.scores_not_numbers > 0 {
+            lines.push(format!("{} are not numbers and do not rank", number(ranking.scores_not_numbers, "score")));
+        }
+    }
     if report.rows_quarantined > 0 {
         lines.push(format!(
             "{} could not be processed and {} in {}/quarantine, with error, file, position and content",

@@ -282,6 +282,28 @@ impl RunFolder {
         })
     }
 
+    /// Deletes what killed writers of one file of the folder, such as a result that is made of all parts, left behind on a local disk. Call it when
+    /// the file is there: a writer that is still at work loses what it has written.
+    pub async fn delete_staged_of(&self, name: &str) {
+        let Some(root) = self.log.store.local().cloned() else { return };
+        let (folder, name) = match name.rsplit_once('/') {
+            Some((folder, name)) => (root.join(folder), name.to_owned()),
+            None => (root, name.to_owned()),
+        };
+        let deleted = tokio::task::spawn_blocking(move || {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            for entry in entries {
+                let found = entry.file_name().to_string_lossy().into_owned();
+                let is_of_name = found.strip_prefix(&name).is_some_and(|rest| rest.starts_with('#'));
+                if is_of_name && is_staged(&found) {
+                    // What cannot be deleted costs space and nothing else.
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        });
+        let _ = deleted.await;
+    }
+
     /// Deletes what killed writers left behind on a local disk: files that were staged under a name with `#` and a number,
     /// and never got their own name. Returns how many.
     async fn delete_staged(&self) -> usize {

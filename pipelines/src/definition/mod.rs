@@ -17,6 +17,7 @@
 //! # Ok::<(), gristmill_pipelines::DefinitionError>(())
 //! ```
 
+mod rank_sink;
 mod sink;
 mod source;
 mod source_text;
@@ -27,6 +28,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use rank_sink::RANK;
+pub use rank_sink::{RankSettings, RankSink, RankingFormat};
 pub use sink::{
     ArrowSink, JsonlSink, Judgments, MetricsDefinition, ParquetSink, SinkCommon, SinkDefinition, TokenBudgetDefinition,
 };
@@ -127,6 +130,12 @@ impl PipelineFile {
         let kind = self.pipeline.steps.get(index).map_or("", |step| step.kind.as_str());
         let path = if key.is_empty() { format!("steps.{index}.{kind}") } else { format!("steps.{index}.{kind}.{key}") };
         self.source.error(&path, message)
+    }
+
+    /// Another pipeline with the text of this one, so that errors name places in it.
+    #[must_use]
+    pub(crate) fn derived(&self, pipeline: Pipeline) -> Self {
+        Self { pipeline, source: self.source.clone() }
     }
 
     fn from_source(source: SourceText) -> Result<Self, DefinitionError> {
@@ -285,6 +294,19 @@ max_quarantined: 0.01
                 "source: {path: a}\nsink: {parquet: {path: out, rejected: perhaps}}\n".to_owned(),
                 vec!["p.yaml:2:29: sink.parquet.rejected: expected true or false, found \"perhaps\""],
             ),
+            (
+                "source: {path: a}\nsink: {rank: {path: out, by: s, k: 0}}\n".to_owned(),
+                vec!["p.yaml:2:35: k: 0 rows make no ranking; allowed: 1 to 4294967295"],
+            ),
+            (
+                "source: {path: a}\nsink: {rank: {path: out, by: s, order: up}}\n".to_owned(),
+                vec!["p.yaml:2:", "sink.rank.order", "'up' is not allowed", "descending, ascending"],
+            ),
+            (
+                "source: {path: a}\nsink: {rank: {path: out, by: s, sidecar: true}}\n".to_owned(),
+                vec!["p.yaml:2:", "unknown key 'sidecar'", "columns"],
+            ),
+            ("source: {path: a}\nsink: {rank: {path: out}}\n".to_owned(), vec!["p.yaml:2:", "'by' is missing"]),
             (
                 format!("source: {{path: a}}\nmax_quarantined: 7\n{sink}"),
                 vec!["p.yaml:2:1", "7 is not between 0 and 1"],

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::rank_sink::{RankSettings, RankSink};
 use crate::error::DefinitionError;
 
 /// Where rows go: a map with one entry, the format and its settings.
@@ -19,9 +20,11 @@ pub enum SinkDefinition {
     Jsonl(JsonlSink),
     /// Arrow IPC files.
     Arrow(ArrowSink),
+    /// The best rows of each query of a column of scores.
+    Rank(RankSink),
 }
 
-const KINDS: [&str; 3] = ["parquet", "jsonl", "arrow"];
+const KINDS: [&str; 4] = ["parquet", "jsonl", "arrow", "rank"];
 
 /// What all sinks have.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -139,6 +142,7 @@ impl SinkDefinition {
             Self::Parquet(sink) => &sink.common,
             Self::Jsonl(sink) => &sink.common,
             Self::Arrow(sink) => &sink.common,
+            Self::Rank(sink) => &sink.common,
         }
     }
 
@@ -148,6 +152,7 @@ impl SinkDefinition {
             Self::Parquet(sink) => &mut sink.common,
             Self::Jsonl(sink) => &mut sink.common,
             Self::Arrow(sink) => &mut sink.common,
+            Self::Rank(sink) => &mut sink.common,
         }
     }
 
@@ -158,6 +163,7 @@ impl SinkDefinition {
             Self::Parquet(_) => "parquet",
             Self::Jsonl(_) => "jsonl",
             Self::Arrow(_) => "arrow",
+            Self::Rank(_) => "rank",
         }
     }
 
@@ -175,6 +181,17 @@ impl SinkDefinition {
             }),
             Self::Jsonl(sink) => PartOptions::Jsonl(JsonlOptions { compression: sink.compression, level: sink.level }),
             Self::Arrow(sink) => PartOptions::Arrow(ArrowOptions { compression: sink.compression }),
+            // The best rows of each split, of which the ranking is made.
+            Self::Rank(_) => PartOptions::default(),
+        }
+    }
+
+    /// The ranking, if that is what the sink makes.
+    #[must_use]
+    pub fn ranking(&self) -> Option<&RankSink> {
+        match self {
+            Self::Rank(sink) => Some(sink),
+            _ => None,
         }
     }
 
@@ -182,7 +199,7 @@ impl SinkDefinition {
         if self.common().path.trim().is_empty() {
             return Err(("path", "sink.path is empty".to_owned()));
         }
-        Ok(())
+        self.ranking().map_or(Ok(()), RankSink::check)
     }
 }
 
@@ -198,6 +215,7 @@ pub(super) fn check_keys(
             "parquet" => schemars::schema_for!(ParquetSink),
             "jsonl" => schemars::schema_for!(JsonlSink),
             "arrow" => schemars::schema_for!(ArrowSink),
+            "rank" => schemars::schema_for!(RankSettings),
             other => {
                 let nearest = gristmill_operators::nearest(other, KINDS)
                     .map(|name| format!(", did you mean '{name}'?"))

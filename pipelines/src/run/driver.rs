@@ -8,16 +8,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gristmill_datasets::run::{CommitRecord, Opened, RetryPolicy, RunFolder, RunPlan};
+use gristmill_datasets::run::{CommitRecord, Manifest, Opened, RetryPolicy, RunFolder, RunPlan};
 use gristmill_datasets::{Location, Split};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+use crate::chain::StepSpec;
 use crate::definition::PipelineFile;
 use crate::environment::Environment;
 use crate::error::{PipelineError, Result};
+use crate::run::fits::{self, Learning};
 use crate::run::mill::Mill;
-use crate::run::prepare::prepare;
+use crate::run::prepare::{complete_steps, prepare_steps};
 use crate::run::progress::Progress;
 use crate::run::report::{self, RunReport};
 use crate::run::spec::WorkItem;
@@ -46,6 +48,9 @@ impl Default for RunOptions {
 
 /// What is told while a run goes on.
 pub trait Observer: Send + Sync {
+    /// A step learns something from the corpus first, in a run of its own, which is told of next. Nothing is done again of what was done before.
+    fn learning(&self, _learning: &Learning) {}
+
     /// The run is planned: its folder, its plan, and how many splits are done already.
     fn started(&self, _folder: &str, _plan: &RunPlan, _resumed: u64, _progress: &Arc<Progress>) {}
 
@@ -78,7 +83,29 @@ pub async fn run(
     observer: Arc<dyn Observer>,
 ) -> Result<RunReport> {
     let folder = run_folder(file, environment, options.fresh).await?;
-    let prepared = prepare(file, environment, &folder).await?;
+    let steps = complete_steps(file, environment)?;
+    let steps = fits::learn(file, environment, options, &observer, &folder, steps).await?;
+    Ok(drive(file, environment, options, &observer, &folder, steps, false).await?.report)
+}
+
+/// A run that is finished.
+pub(super) struct Driven {
+    pub(super) mill: Arc<Mill>,
+    pub(super) manifest: Manifest,
+    pub(super) report: RunReport,
+}
+
+/// Runs steps that have all they need, to the end. `is_fit` says that the last one is put there to learn.
+pub(super) async fn drive(
+    file: &PipelineFile,
+    environment: &Environment,
+    options: &RunOptions,
+    observer: &Arc<dyn Observer>,
+    folder: &str,
+    steps: Vec<StepSpec>,
+    is_fit: bool,
+) -> Result<Driven> {
+    let prepared = prepare_steps(file, environment, folder, steps, is_fit).await?;
     let mill = Arc::new(Mill::with_chain(prepared.spec, prepared.chain, environment)?);
     let log = mill.folder();
     log.probe().await?;
@@ -93,14 +120,15 @@ pub async fn run(
     let plan = Arc::new(plan);
     let records = if log.read_manifest().await?.is_some() {
         let progress = Arc::new(Progress::new(plan.total(), plan.total(), 0));
-        observer.started(&folder, &plan, plan.total(), &progress);
+        observer.started(folder, &plan, plan.total(), &progress);
         Vec::new()
     } else {
-        grind_all(&mill, &plan, file.pipeline().attempts, options.workers, &observer).await?
+        grind_all(&mill, &plan, file.pipeline().attempts, options.workers, observer).await?
     };
     // Also when the manifest was there: a driver that was killed after writing it has not cleaned up.
     let manifest = log.finish_knowing(&plan, records).await?;
-    report::finish(file, &mill, &plan, &manifest).await
+    let report = report::finish(file, &mill, &plan, &manifest).await?;
+    Ok(Driven { mill, manifest, report })
 }
 
 /// The run folder of a pipeline, as a URL. With `fresh`, the first of `path`, `path-2`, `path-3` … that holds no run.

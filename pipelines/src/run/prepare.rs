@@ -8,15 +8,18 @@ use gristmill_datasets::run::{Fingerprint, RunFolder, RunPlan};
 use gristmill_datasets::{
     DatasetError, Footers, Format, ListOptions, OpenFile, PartOptions, ReadOptions, SourceFile, SourcePlan, SplitSize,
 };
+use gristmill_operators::rank::RankShape;
 use gristmill_operators::{OperatorError, OperatorSpec, Resources};
 use serde_json::{Map, Value, json};
 
 use crate::chain::{Chain, StepError, StepSpec};
-use crate::definition::{PipelineFile, SourceDefinition, StepDefinition};
+use crate::definition::{PipelineFile, RANK, SourceDefinition, StepDefinition};
 use crate::environment::Environment;
 use crate::error::{PipelineError, Result};
 use crate::run::driver::folder_url;
+use crate::run::fits::{self, Learning};
 use crate::run::mill::output_columns;
+use crate::run::ranking;
 use crate::run::spec::{RunSpec, decode_schema, encode_schema};
 use crate::secrets::without_credentials;
 
@@ -31,6 +34,8 @@ pub struct Prepared {
     pub chain: Chain,
     /// Schema of the parts.
     pub output_schema: SchemaRef,
+    /// The ranking that the parts become, if the sink makes one.
+    pub ranking: Option<RankShape>,
     /// Whether the run folder had a plan of these files that could be taken over without reading them again.
     pub plan_reused: bool,
     /// Whether the run folder holds this very plan, which never changes again.
@@ -48,12 +53,39 @@ pub struct Validated {
     pub chain: Chain,
     /// Schema of the parts.
     pub output_schema: SchemaRef,
+    /// The ranking that the parts become, if the sink makes one.
+    pub ranking: Option<RankShape>,
+    /// What a step has to learn from the corpus before it can be bound. The chain then ends with the operator that learns it, and what follows in the
+    /// pipeline was not looked at.
+    pub learning: Option<Learning>,
 }
 
 /// Prepares a pipeline for running. `folder` is the run folder's URL.
+///
+/// # Errors
+///
+/// Also where a step has something to learn from the corpus that was not learned in the run folder yet; see [`planned_fit`](super::planned_fit).
 pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &str) -> Result<Prepared> {
-    let pipeline = file.pipeline();
     let steps = complete_steps(file, environment)?;
+    let (steps, learning) = fits::recall(file, environment, folder, steps).await?;
+    if let Some(Learning { index, step, key, .. }) = learning {
+        let message =
+            format!("step '{step}': '{key}' is learned from the corpus first, which a run does; or give it a file");
+        return Err(file.step_error(index, key, message).into());
+    }
+    prepare_steps(file, environment, folder, steps, false).await
+}
+
+/// Prepares steps that have all they need. `is_fit` says that the last one is put there to learn.
+pub(super) async fn prepare_steps(
+    file: &PipelineFile,
+    environment: &Environment,
+    folder: &str,
+    mut steps: Vec<StepSpec>,
+    is_fit: bool,
+) -> Result<Prepared> {
+    let pipeline = file.pipeline();
+    steps.extend(ranking_step(file, environment)?);
     let read = read_options(file, &pipeline.source)?;
     let files = find_files(file, environment).await?;
     let found = hash_of(&files)?;
@@ -70,7 +102,8 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
             .map_err(|error| source_error(file, error))?,
     };
     let for_run = Environment { resources: environment.resources.clone().for_run(folder), ..environment.clone() };
-    let bound = bind(file, &steps, &read, source.schema, &for_run)?;
+    let bound = bind(file, &steps, &read, source.schema, &for_run, is_fit)?;
+    check_ranking(file, bound.ranking.as_ref()).await?;
     // The chain may need fewer columns than the source has; what is not needed is not read.
     let read = ReadOptions { columns: bound.columns_read.clone(), ..read };
     let parts = part_options(file)?;
@@ -78,12 +111,15 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
         .chain
         .resources()
         .into_iter()
-        .map(|resource| (gristmill_datasets::redact(&resource.location), resource.hash))
+        .map(|resource| {
+            let location = fits::relative_text(&resource.location, folder).unwrap_or(&resource.location);
+            (gristmill_datasets::redact(location), resource.hash)
+        })
         .collect();
     let sink = json!({"parts": parts, "columns": bound.columns_written, "rejected": pipeline.sink.common().rejected});
     let specs: Map<String, Value> = [
         ("source".to_owned(), planning_options(&read)?),
-        ("steps".to_owned(), step_values(&steps, environment)?),
+        ("steps".to_owned(), fits::relative(step_values(&steps, environment)?, folder)),
         ("sink".to_owned(), sink),
     ]
     .into_iter()
@@ -114,20 +150,41 @@ pub async fn prepare(file: &PipelineFile, environment: &Environment, folder: &st
         rejected: pipeline.sink.common().rejected,
         label: bound.label,
     };
-    Ok(Prepared { spec, plan, chain: bound.chain, output_schema: bound.output_schema, plan_reused, plan_written })
+    Ok(Prepared {
+        spec,
+        plan,
+        chain: bound.chain,
+        output_schema: bound.output_schema,
+        ranking: bound.ranking,
+        plan_reused,
+        plan_written,
+    })
 }
 
 /// Binds every step against the source's schema, without reading rows beyond what the schema takes.
 pub async fn validate(file: &PipelineFile, environment: &Environment) -> Result<Validated> {
-    let steps = complete_steps(file, environment)?;
+    let mut steps = complete_steps(file, environment)?;
+    let learning = fits::first(file, &environment.registry, &steps)?;
+    match &learning {
+        Some(learning) => steps = fits::learning_steps(file, &environment.registry, &steps, learning)?,
+        None => steps.extend(ranking_step(file, environment)?),
+    }
     let read = read_options(file, &file.pipeline().source)?;
     part_options(file)?;
     let files = find_files(file, environment).await?;
     let schema = gristmill_datasets::source_schema(open_files(environment, &files)?, &read)
         .await
         .map_err(|error| source_error(file, error))?;
-    let bound = bind(file, &steps, &read, schema, environment)?;
-    Ok(Validated { files, schema: bound.schema, chain: bound.chain, output_schema: bound.output_schema })
+    let bound = bind(file, &steps, &read, schema, environment, learning.is_some())?;
+    check_ranking(file, bound.ranking.as_ref()).await?;
+    Ok(Validated {
+        files,
+        schema: bound.schema,
+        chain: bound.chain,
+        output_schema: bound.output_schema,
+        ranking: bound.ranking,
+        learning,
+    })
 }
 
 /// The files of a pipeline's source, in order, pinned to what they are now.
@@ -171,7 +228,7 @@ pub async fn find_files(file: &PipelineFile, environment: &Environment) -> Resul
     Ok(files)
 }
 
-/// A folder that holds a run stands for the parts that its manifest names, not for whatever lies below it.
+/// A folder that holds a run stands for its ranking or for the parts that its manifest names, not for whatever lies below it.
 async fn parts_of_runs(file: &PipelineFile, environment: &Environment, patterns: Vec<String>) -> Result<Vec<String>> {
     let mut expanded = Vec::with_capacity(patterns.len());
     for pattern in patterns {
@@ -185,14 +242,20 @@ async fn parts_of_runs(file: &PipelineFile, environment: &Environment, patterns:
         };
         let (store, path) = environment.stores.open(&url).map_err(|error| source_error(file, error))?;
         let folder = RunFolder::new(store, path, url.clone());
-        if folder.read_plan().await?.is_none() {
+        let Some(plan) = folder.read_plan().await? else {
             expanded.push(pattern);
             continue;
-        }
-        let Some(manifest) = folder.read_manifest().await? else {
-            let message = format!("source: {url} holds a run that is not finished; finish it first, or name its parts");
-            return Err(file.error("source.path", message).into());
         };
+        let unfinished = || {
+            let message = format!("source: {url} holds a run that is not finished; finish it first, or name its parts");
+            PipelineError::from(file.error("source.path", message))
+        };
+        if plan.definition["pipeline"]["sink"].get(RANK).is_some() {
+            let ranking = ranking::ranking_of(environment, &url).await?.ok_or_else(unfinished)?;
+            expanded.push(format!("{url}/{}", ranking.path));
+            continue;
+        }
+        let manifest = folder.read_manifest().await?.ok_or_else(unfinished)?;
         let mut records = manifest.records;
         records.sort_by_key(|record| record.split);
         expanded.extend(records.into_iter().filter_map(|record| record.part).map(|part| format!("{url}/{part}")));
@@ -207,6 +270,15 @@ pub fn complete_steps(file: &PipelineFile, environment: &Environment) -> Result<
         .iter()
         .enumerate()
         .map(|(index, step)| {
+            if environment.registry.kind(&step.kind).is_ok_and(|kind| !kind.is_step()) {
+                let hint =
+                    if step.kind == RANK { "; a ranking of the whole corpus is made by the sink 'rank'" } else { "" };
+                let message = format!(
+                    "step '{}': '{}' is no step, since what it gives depends on where a split ends{hint}",
+                    step.name, step.kind
+                );
+                return Err(file.step_error(index, "", message).into());
+            }
             let step = with_source_columns(step, &file.pipeline().source, environment);
             StepSpec::complete(&step, &environment.registry).map_err(|error| step_error(file, index, &step.name, error))
         })
@@ -259,6 +331,35 @@ fn key_of(file: &PipelineFile, index: usize, is_meant: impl Fn(&str, &str) -> bo
         .map(|(key, _)| key.clone())
 }
 
+/// The operator that a ranking puts behind the last step.
+fn ranking_step(file: &PipelineFile, environment: &Environment) -> Result<Option<StepSpec>> {
+    let Some(sink) = file.pipeline().sink.ranking() else { return Ok(None) };
+    let completed = environment.registry.complete(&sink.operator(&file.pipeline().source.id));
+    let operator = completed.map_err(|error| ranking_error(file, error))?;
+    Ok(Some(StepSpec { operator, when: None }))
+}
+
+/// What is wrong with a ranking, with its place in the pipeline file.
+fn ranking_error(file: &PipelineFile, error: OperatorError) -> PipelineError {
+    let key = match &error {
+        OperatorError::UnknownKey { key, .. } | OperatorError::InvalidValue { key, .. } => key.clone(),
+        OperatorError::MissingColumn { column, .. } | OperatorError::ColumnType { column, .. } => {
+            let by = file.pipeline().sink.ranking().is_some_and(|sink| sink.by == *column);
+            if by { "by" } else { "columns" }.to_owned()
+        }
+        _ => return PipelineError::Operator { step: RANK.to_owned(), source: error },
+    };
+    file.error(&format!("sink.{RANK}.{key}"), format!("sink: {error}")).into()
+}
+
+/// Whether the ranking can be written in its format.
+async fn check_ranking(file: &PipelineFile, shape: Option<&RankShape>) -> Result<()> {
+    let (Some(shape), Some(sink)) = (shape, file.pipeline().sink.ranking()) else { return Ok(()) };
+    ranking::check(shape, &sink.ranking_options())
+        .await
+        .map_err(|error| file.error(&format!("sink.{RANK}.columns"), error.to_string()).into())
+}
+
 struct Bound {
     chain: Chain,
     /// What the source offers.
@@ -268,6 +369,7 @@ struct Bound {
     columns_read: Option<Vec<String>>,
     columns_written: Option<Vec<String>>,
     output_schema: SchemaRef,
+    ranking: Option<RankShape>,
     label: Option<String>,
 }
 
@@ -277,11 +379,15 @@ fn bind(
     read: &ReadOptions,
     full_schema: SchemaRef,
     environment: &Environment,
+    is_fit: bool,
 ) -> Result<Bound> {
     let sink = file.pipeline().sink.common();
     let attach = |schema: &SchemaRef, resources: &Resources| {
-        Chain::bind(steps, schema, &environment.registry, resources)
-            .map_err(|StepError { index, name, source }| step_error(file, index, &name, source))
+        let bound = Chain::bind(steps, schema, &environment.registry, resources);
+        bound.map_err(|StepError { index, name, source }| match steps[index].operator.kind.as_str() {
+            RANK => ranking_error(file, source),
+            _ => step_error(file, index, &name, source),
+        })
     };
     let mut chain = attach(&full_schema, &environment.resources)?;
     let label = sink.metrics.as_ref().and_then(|metrics| metrics.label.clone());
@@ -293,8 +399,10 @@ fn bind(
     }
     let mut schema = Arc::clone(&full_schema);
     let mut columns_read = read.columns.clone();
-    let selects = chain.specs().any(|step| step.operator.kind == "select");
-    if (sink.sidecar || selects) && !sink.rejected {
+    let ranking = ranking::shape(&chain)?;
+    // Whether the columns that come out are named somewhere, so that no other needs to be read.
+    let names = is_fit || ranking.is_some() || chain.specs().any(|step| step.operator.kind == "select");
+    if (sink.sidecar || names) && !sink.rejected {
         let mut needed = chain.required_columns();
         needed.extend([read.id.clone()]);
         needed.extend(label.clone().filter(|label| full_schema.column_with_name(label).is_some()));
@@ -318,9 +426,10 @@ fn bind(
             chain = attach(&schema, &environment.resources)?;
         }
     }
+    let ranking = ranking.and(ranking::shape(&chain)?);
     let columns_written = sink.sidecar.then(|| sidecar_columns(&full_schema, chain.output_schema(), &read.id));
     let (_, output_schema) = output_columns(chain.output_schema(), columns_written.as_deref())?;
-    Ok(Bound { chain, full_schema, schema, columns_read, columns_written, output_schema, label })
+    Ok(Bound { chain, full_schema, schema, columns_read, columns_written, output_schema, ranking, label })
 }
 
 /// The id and every column that is not the source's; provenance belongs to them.
@@ -399,7 +508,8 @@ fn read_options(file: &PipelineFile, source: &SourceDefinition) -> Result<ReadOp
             .clone()
             .filter(|_| !source.patterns().iter().any(|pattern| pattern.starts_with("hf://"))),
         batch_rows: source.batch_rows,
-        provenance: source.provenance,
+        // The place of a row is part of a ranking.
+        provenance: source.provenance || file.pipeline().sink.ranking().is_some(),
         ..ReadOptions::default()
     };
     options.validate().map_err(|error| source_error(file, error))?;

@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::definition::PipelineFile;
 use crate::error::{PipelineError, Result};
 use crate::run::mill::Mill;
-use crate::run::{judgments, metrics, token_budget};
+use crate::run::ranking::RankingReport;
+use crate::run::{judgments, metrics, ranking, token_budget};
 use crate::secrets::without_credentials;
 
 /// The report of a finished run.
@@ -57,6 +58,9 @@ pub struct RunReport {
     pub seconds: f64,
     /// What each step did.
     pub steps: Vec<StepCount>,
+    /// The ranking, if the sink makes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranking: Option<RankingReport>,
     /// The pipeline, with every default filled in and without the credentials of its locations.
     pub pipeline: Value,
 }
@@ -71,7 +75,10 @@ impl RunReport {
 
 /// Writes the report of a run whose manifest is there. Writing it again gives the same files.
 pub(crate) async fn finish(file: &PipelineFile, mill: &Mill, plan: &RunPlan, manifest: &Manifest) -> Result<RunReport> {
-    let report = of_manifest(file, mill, plan, manifest)?;
+    let mut report = of_manifest(file, mill, plan, manifest)?;
+    if let Some(sink) = file.pipeline().sink.ranking() {
+        report.ranking = ranking::finish(mill, manifest, sink).await?;
+    }
     let common = file.pipeline().sink.common();
     if let Some(definition) = &common.metrics {
         let metrics = metrics::of_steps(&report.steps, definition, report.rows_in);
@@ -146,6 +153,7 @@ fn of_manifest(file: &PipelineFile, mill: &Mill, plan: &RunPlan, manifest: &Mani
         bytes_out,
         seconds,
         steps,
+        ranking: None,
         pipeline: without_credentials(pipeline),
     })
 }
@@ -157,7 +165,7 @@ fn kept(steps: &[StepCount]) -> u64 {
     first.saturating_sub(lost)
 }
 
-async fn put_json<T: Serialize>(mill: &Mill, name: &str, value: &T) -> Result<()> {
+pub(crate) async fn put_json<T: Serialize>(mill: &Mill, name: &str, value: &T) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(|error| PipelineError::Engine(error.to_string()))?;
     put(mill, name, text).await
 }

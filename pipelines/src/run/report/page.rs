@@ -10,6 +10,7 @@ use arrow_array::temporal_conversions::timestamp_ms_to_datetime;
 use gristmill_datasets::redact;
 use gristmill_datasets::run::{CommitRecord, Manifest, RunPlan};
 use gristmill_operators::ResourceIdentity;
+use gristmill_operators::rank::RankOrder;
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 use serde_json::Value;
@@ -17,6 +18,7 @@ use serde_json::Value;
 use crate::chain::StepSpec;
 use crate::error::{PipelineError, Result};
 use crate::numbers::{bytes, count, percent, seconds};
+use crate::run::ranking::{RankingReport, Score};
 use crate::run::report::RunReport;
 use crate::run::report::aside::Sample;
 use crate::run::report::chart::{self, Chart, Layer, Together};
@@ -77,6 +79,7 @@ pub(super) fn render(contents: &Contents<'_>) -> Result<String> {
         files: files(plan),
         files_total: count(plan.files.len() as u64),
         files_left: (plan.files.len() > LISTED).then(|| count((plan.files.len() - LISTED) as u64)),
+        ranking: report.ranking.as_ref().map(RankingView::of),
         resources: resources(contents.resources),
         definition,
     };
@@ -109,6 +112,7 @@ struct Page<'a> {
     files: Vec<(String, String, String)>,
     files_total: String,
     files_left: Option<String>,
+    ranking: Option<RankingView>,
     resources: Vec<(String, String)>,
     definition: String,
 }
@@ -245,6 +249,52 @@ impl SampleRow {
             place: place.join(", "),
             raw: sample.raw.clone(),
             length: sample.length.map(|length| bytes(length as f64)),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct RankingView {
+    path: String,
+    by: String,
+    order: &'static str,
+    k: String,
+    queries: String,
+    rows: String,
+    compared: String,
+    without_scores: String,
+    not_numbers: Option<String>,
+    /// Name, rows, best and last score.
+    first: Vec<(String, String, String, String)>,
+    others: Option<String>,
+}
+
+impl RankingView {
+    fn of(ranking: &RankingReport) -> Self {
+        let shown = |score: &Option<Score>| match score {
+            Some(Score::Number(number)) => number.to_string(),
+            Some(Score::Infinite(text)) => text.clone(),
+            None => String::new(),
+        };
+        let others = ranking.queries.saturating_sub(ranking.first_queries.len() as u64);
+        let queries = ranking.first_queries.iter();
+        Self {
+            path: ranking.path.clone(),
+            by: ranking.by.clone(),
+            order: match ranking.order {
+                RankOrder::Descending => "highest",
+                RankOrder::Ascending => "lowest",
+            },
+            k: count(ranking.k),
+            queries: count(ranking.queries),
+            rows: count(ranking.rows),
+            compared: count(ranking.rows_compared),
+            without_scores: count(ranking.rows_without_scores),
+            not_numbers: (ranking.scores_not_numbers > 0).then(|| count(ranking.scores_not_numbers)),
+            first: queries
+                .map(|query| (query.query.clone(), count(query.rows), shown(&query.best), shown(&query.last)))
+                .collect(),
+            others: (others > 0).then(|| count(others)),
         }
     }
 }
