@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::{OperatorError, ResourceIdentity, Resources, Result};
 
 /// Reads a table whole, by the end of its name: `.jsonl` and `.ndjson` (one object a line), `.json` (a list of objects), `.arrow` (an IPC file),
-/// `.parquet`; a folder in which a run has finished is read in the order of its output.
+/// `.parquet`; a folder in which a run has finished is read in the order of its output, or stands for its ranking.
 ///
 /// # Errors
 /// Locations that cannot be read, other formats, and content that is not what the name says.
@@ -23,6 +23,14 @@ pub fn read(location: &str, resources: &Resources) -> Result<(RecordBatch, Vec<R
         return Ok((table, vec![identity]));
     }
     let folder = location.trim_end_matches('/');
+    // Of a run that ranks, the ranking is what its parts were for.
+    if let Some((summary, _)) = resources.read_if_there(&format!("{folder}/_run/ranking.json"))? {
+        let summary: serde_json::Value =
+            serde_json::from_slice(&summary).map_err(|error| unusable(error.to_string()))?;
+        let ranking = summary["path"].as_str().filter(|path| Format::of(path).is_some());
+        let ranking = ranking.ok_or_else(|| unusable("its _run/ranking.json names no ranking".to_owned()))?;
+        return read(&format!("{folder}/{ranking}"), resources);
+    }
     let Some((manifest, identity)) = resources.read_if_there(&format!("{folder}/_run/manifest.parquet"))? else {
         return Err(unusable(
             "a table is a .jsonl, .ndjson, .json, .arrow or .parquet file, or the folder of a run that has finished"
@@ -172,6 +180,10 @@ mod tests {
         assert_eq!(read(&at("q.json"), &resources).unwrap().0, table);
         std::fs::write(at("q.arrow"), write_arrow(std::slice::from_ref(&table)).unwrap()).unwrap();
         assert_eq!(read(&at("q.arrow"), &resources).unwrap().0, table);
+        std::fs::create_dir_all(folder.path().join("ranked/_run")).unwrap();
+        std::fs::write(at("ranked/_run/ranking.json"), "{\"path\": \"ranking.jsonl\"}").unwrap();
+        std::fs::copy(at("q.jsonl"), at("ranked/ranking.jsonl")).unwrap();
+        assert_eq!(read(&at("ranked/"), &resources).unwrap().0, table);
         for (name, content, says) in [
             ("bad.jsonl", "{\"id\": ", "bad.jsonl"),
             ("bad.json", "{}", "bad.json"),

@@ -118,7 +118,10 @@ pub async fn ranking_of(environment: &Environment, folder: &str) -> Result<Optio
     let location = format!("{folder}/{SUMMARY}");
     match environment.stores.read_all(&location).await {
         Ok(bytes) => Ok(Some(parse(&bytes, &location)?)),
-        Err(gristmill_datasets::DatasetError::NotFound { .. }) => Ok(None),
+        // Stores that may not be listed refuse what is not there.
+        Err(gristmill_datasets::DatasetError::NotFound { .. } | gristmill_datasets::DatasetError::Denied { .. }) => {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }
