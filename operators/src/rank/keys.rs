@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int64Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, Float32Array, Float64Array, Int64Array, UInt64Array};
+use arrow_array::{ArrayRef, Float32Array, Float64Array, Int64Array, UInt64Array};
 use arrow_schema::DataType;
 
 use super::RankOrder;
@@ -132,6 +132,8 @@ fn score_f64(ascending: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use arrow_array::Array;
 
     use super::*;
 

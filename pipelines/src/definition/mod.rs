@@ -296,7 +296,7 @@ max_quarantined: 0.01
             ),
             (
                 "source: {path: a}\nsink: {rank: {path: out, by: s, k: 0}}\n".to_owned(),
-                vec!["p.yaml:2:35: k: 0 rows make no ranking; allowed: 1 to 4294967295"],
+                vec!["p.yaml:2:33: k: 0 rows make no ranking; allowed: 1 to 4294967295"],
             ),
             (
                 "source: {path: a}\nsink: {rank: {path: out, by: s, order: up}}\n".to_owned(),

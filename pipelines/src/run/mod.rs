@@ -24,7 +24,6 @@ pub use node::{SplitExec, work_list};
 pub(crate) use prepare::step_error;
 pub use prepare::{Prepared, Validated, complete_steps, find_files, prepare, validate};
 pub use progress::{Progress, Snapshot};
-pub(crate) use ranking::SUMMARY as RANKING_SUMMARY;
 pub use ranking::{RankedQuery, RankingReport, Score, ranking_of};
 pub use report::RunReport;
 pub use spec::{RunSpec, WorkItem, decode_schema, encode_schema};
