@@ -101,6 +101,7 @@ pub(crate) async fn check(shape: &RankShape, options: &PartOptions) -> Result<()
 pub(crate) async fn finish(mill: &Mill, manifest: &Manifest, sink: &RankSink) -> Result<Option<RankingReport>> {
     let Some(shape) = shape(mill.chain())? else { return Ok(None) };
     if let Some(written) = written(mill, sink).await? {
+        mill.folder().delete_staged_of(sink.file()).await;
         return Ok(Some(written));
     }
     let report = match write(mill, manifest, sink, &shape).await {
