@@ -55,9 +55,7 @@ pub(super) async fn plan(arguments: PlanArguments, environment: &Environment) ->
             splits: &plan.splits,
             steps: without_credentials(json!(prepared.spec.steps)),
             source_schema: columns(prepared.chain.input_schema()),
-            output_schema: columns(
-                prepared.ranking.as_ref().map_or(&prepared.output_schema, RankShape::ranking_schema),
-            ),
+            output_schema: columns(result_schema(&prepared.output_schema, prepared.ranking.as_ref())),
             learns_first: learning.as_ref().map(learning_json),
             estimate: estimate.as_ref(),
         })?;
@@ -111,7 +109,7 @@ pub(super) async fn validate(arguments: PipelineOnly, environment: &Environment)
             "valid": true,
             "files": valid.files.len(),
             "source_schema": columns(&valid.schema),
-            "output_schema": columns(valid.ranking.as_ref().map_or(&valid.output_schema, RankShape::ranking_schema)),
+            "output_schema": columns(result_schema(&valid.output_schema, valid.ranking.as_ref())),
             "learns_first": valid.learning.as_ref().map(learning_json),
         });
         print_json(&value)?;
@@ -144,6 +142,11 @@ fn range(split: &Split) -> String {
 pub(super) fn columns(schema: &Schema) -> Vec<Value> {
     let fields = schema.fields().iter();
     fields.map(|field| json!({"name": field.name(), "type": field.data_type().to_string()})).collect()
+}
+
+/// The schema of what a run gives: of its ranking, or of its parts.
+fn result_schema<'a>(parts: &'a Schema, ranking: Option<&'a RankShape>) -> &'a Schema {
+    ranking.map_or(parts, |ranking| ranking.ranking_schema())
 }
 
 fn learning_json(learning: &Learning) -> Value {
