@@ -86,6 +86,10 @@ impl RankMerge {
             for hit in begin as usize..end as usize {
                 let query = queries.value(hit) as usize;
                 let key = keys[hit].filter(|_| query < self.shape.queries.len()).ok_or_else(|| wrong(HITS))?;
+            let of_row = begin as usize..end as usize;
+            for (query, key) in queries.values()[of_row.clone()].iter().zip(&keys[of_row]) {
+                let query = *query as usize;
+                let key = key.filter(|_| query < self.shape.queries.len()).ok_or_else(|| wrong(HITS))?;
                 has_entered |= self.candidates.offer(query, Entry { key, place });
             }
             if has_entered {
