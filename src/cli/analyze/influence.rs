@@ -231,7 +231,7 @@ fn text(found: &Found<'_>) -> Vec<String> {
     lines.push(summaries(&orders, found.ends.is_some()));
     if let Some(ends) = &found.ends {
         let tops = orders.iter().flat_map(|(name, order)| {
-            order.at.iter().map(|at| {
+            order.at.iter().map(move |at| {
                 let mut row = vec![format!("{name}, {} %", at.percent), at.rows.to_string(), at.trained.to_string()];
                 row.extend([at.precision, at.recall, at.f1].map(shown));
                 row

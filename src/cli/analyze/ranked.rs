@@ -187,19 +187,17 @@ fn plots(statistics: &RankedStatistics, functions: &[Option<String>], scores: &[
             .collect();
         let titles = Titles { title: &column.score, x: "function of the document", y: "score" };
         plots.push((format!("boxes_{number}"), chart::boxes(titles, &lists)));
-        let ends: Vec<(String, Vec<f64>)> = [("top", true), ("bottom", false)]
-            .into_iter()
-            .flat_map(|(end, top)| {
-                gristmill::operators::analysis::ENDS.iter().map(move |&count| {
-                    let of = |name: &String| {
-                        let of = &column.functions.iter().find(|(function, _)| function == name)?.1;
-                        (if top { &of.mean_of_top } else { &of.mean_of_bottom }).get(&count).copied()
-                    };
-                    (format!("{end} {count}"), of)
-                })
-            })
-            .map(|(label, of)| (label, names.iter().map(|name| of(name).unwrap_or(f64::NAN)).collect()))
-            .collect();
+        let mut ends: Vec<(String, Vec<f64>)> = Vec::new();
+        for (end, top) in [("top", true), ("bottom", false)] {
+            for count in gristmill::operators::analysis::ENDS {
+                let of = |name: &String| {
+                    let of = &column.functions.iter().find(|(function, _)| function == name)?.1;
+                    (if top { &of.mean_of_top } else { &of.mean_of_bottom }).get(&count).copied()
+                };
+                let means = names.iter().map(|name| of(name).unwrap_or(f64::NAN)).collect();
+                ends.push((format!("{end} {count}"), means));
+            }
+        }
         let title = format!("{}: mean of the highest and lowest", column.score);
         plots.push((
             format!("ends_{number}"),
