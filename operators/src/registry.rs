@@ -34,6 +34,7 @@ impl Registry {
         registry.add(Arc::new(crate::fasttext::FastTextKind));
         #[cfg(feature = "influence")]
         {
+            registry.add(Arc::new(crate::influence::curvature::GradientStatisticsKind));
             registry.add(Arc::new(crate::influence::gradient::GradientKind));
             registry.add(Arc::new(crate::influence::InfluenceKind));
             registry.add(Arc::new(crate::influence::pairs::GradientPairsKind));

@@ -14,6 +14,7 @@
 //! any batch.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gristmill_kernels::gemm::{MatmulOptions, Matrix, MatrixMut, PackedWeights, Precision, Values};
 
@@ -31,13 +32,13 @@ const TILE: usize = 16_384;
 /// Tokens that are multiplied with factors at a time.
 const TOKENS: usize = 256;
 
-/// Scores documents against queries: a [`Tap`], which adds up the scores of a batch's documents over layers.
-#[derive(Debug)]
+/// Scores documents against queries: a [`Tap`], which adds up the scores of a batch's documents over layers. Clones share the queries.
+#[derive(Clone, Debug)]
 pub struct ExactScorer {
     layers: Layers,
     queries: usize,
     /// By the index of the parameter.
-    modules: BTreeMap<usize, Form>,
+    modules: Arc<BTreeMap<usize, Form>>,
     /// `[documents, queries]` of the batch that is on its way.
     scores: Vec<f64>,
     scratch: Scratch,
@@ -61,7 +62,7 @@ enum Form {
     },
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Scratch {
     tile: Vec<f32>,
     products: Vec<f32>,
@@ -127,6 +128,7 @@ impl ExactScorer {
             modules.insert(index, form(module)?);
         }
         let (layers, queries) = (queries.layers().clone(), queries.count());
+        let modules = Arc::new(modules);
         Ok(Self { layers, queries, modules, scores: Vec::new(), scratch: Scratch::default() })
     }
 

@@ -11,6 +11,8 @@
 //! | precondition | [`Curvature::precondition`] of [`QueryGradients`], [`gram_power`], [`KfacSides`], [`AdafactorScales`] |
 //! | score | [`ExactScorer`] |
 //!
+//! In a pipeline the operator `gradient_statistics` ([`GradientStatisticsKind`]) learns, and [`read_factors`] reads what it learned.
+//!
 //! Labels are the tokens that are there (the empirical Fisher information) or drawn from the model ([`drawn_targets`](crate::models::gradients::drawn_targets):
 //! the Fisher information itself). Rules of damping are those of kronfluence and bergson: see [`Inversion`].
 //!
@@ -68,6 +70,7 @@ mod fold;
 mod gram;
 mod lambda;
 mod layer;
+mod learn;
 mod moments;
 mod precondition;
 mod queries;
@@ -86,6 +89,10 @@ pub use fold::KfacSides;
 pub use gram::{Grams, Mixing, Power, gram_power, mix_grams};
 pub use lambda::Lambdas;
 pub use layer::{Layer, Layers};
+pub use learn::{
+    GradientStatisticsConfig, GradientStatisticsKind, Labels, Learned, Origin, StatisticsReduction, next_fit,
+    read_factors,
+};
 pub use moments::{AdafactorScales, MomentsOf, SecondMoments, adam_scales};
 pub use precondition::Curvature;
 pub use queries::{ModuleGradients, QueryGradients};

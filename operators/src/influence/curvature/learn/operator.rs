@@ -1,0 +1,149 @@
+//! The operator, and how the sums of streams become one file.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use serde_json::Value;
+
+use super::super::{Factors, Layers};
+use super::KIND;
+use super::config::{GradientStatisticsConfig, Learned, own_fit, read};
+use super::file::{Origin, from_batch, read_factors, schema, to_batch};
+use super::pass::{LearningPass, Shared};
+use crate::columns::TextColumn;
+use crate::config::{self, invalid};
+use crate::influence::sketch::Sketch;
+use crate::operator::{Fit, Operator, OperatorKind, OperatorSpec, Pass, RowEffect};
+use crate::scoring::Device;
+use crate::scoring::reader::{Reader, Reading};
+use crate::{ResourceIdentity, Resources, Result};
+
+/// The kind `gradient_statistics`.
+#[derive(Clone, Copy, Debug)]
+pub struct GradientStatisticsKind;
+
+impl OperatorKind for GradientStatisticsKind {
+    fn name(&self) -> &'static str {
+        KIND
+    }
+
+    fn summary(&self) -> &'static str {
+        "learn covariances and second moments of a language model's gradients from texts"
+    }
+
+    fn example(&self) -> &'static str {
+        "gradient_statistics: {model: EleutherAI/pythia-160m, context_length: 1024, statistics: {kfac: {labels: sampled}}}"
+    }
+
+    fn config_schema(&self) -> Value {
+        config::schema::<GradientStatisticsConfig>()
+    }
+
+    fn complete(&self, config: &Value) -> Result<Value> {
+        serde_json::to_value(read(config)?).map_err(|error| invalid(KIND, "", error.to_string()))
+    }
+
+    fn fit(&self, config: &Value) -> Result<Option<Fit>> {
+        own_fit(&read(config)?)
+    }
+
+    fn combine(
+        &self,
+        spec: &OperatorSpec,
+        parts: &mut dyn Iterator<Item = Result<RecordBatch>>,
+    ) -> Result<Vec<RecordBatch>> {
+        let config = read(&spec.config)?;
+        let failed = |message: String| invalid(KIND, "", message);
+        let (mut factors, mut origin) = (Factors::default(), None);
+        for part in parts {
+            for (factor, found) in from_batch(&part?).map_err(failed)? {
+                let expected = origin.get_or_insert_with(|| found.clone());
+                if *expected != found {
+                    return Err(failed(format!("parts were made with different things: {expected} and {found}")));
+                }
+                factors.add_factor(factor).map_err(|error| failed(error.to_string()))?;
+            }
+        }
+        let Some(origin) = origin else {
+            return Err(failed(
+                "no text of these rows has a token to predict, so that nothing can be learned".to_owned(),
+            ));
+        };
+        if let Learned::Kfac { .. } = config.statistics {
+            factors = factors.with_eigenvectors().map_err(|error| failed(error.to_string()))?;
+        }
+        factors.into_iter().map(|factor| to_batch(factor, &origin)).collect()
+    }
+
+    fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>> {
+        let config = read(&spec.config)?;
+        TextColumn::check(KIND, input, &config.column)?;
+        let reading = Reading {
+            model: &config.model,
+            adapter: config.adapter.as_deref(),
+            tokenizer: config.tokenizer.as_deref(),
+            column: &config.column,
+            precision: config.precision,
+            device: Device::Cpu,
+            context_length: config.context_length,
+            preferred_length: None,
+        };
+        let reader = Reader::for_gradients(KIND, reading, resources)?;
+        reader.expect_language_model(&config.model)?;
+        let mut identities = reader.identities.clone();
+        let of_modules = |message: String| invalid(KIND, "modules", message);
+        let layers = Layers::of(&reader.model, &config.modules, config.bias).map_err(of_modules)?;
+        let sketch = config.sketch().map(|sketch| Sketch::new(&reader.model, &sketch));
+        let sketch = sketch.transpose().map_err(|message| invalid(KIND, "statistics.gram", message))?;
+        let mut kfac = None;
+        if let Learned::EkfacLambda { labels, seed } = config.statistics {
+            let location = config.factors.as_deref().ok_or_else(|| {
+                invalid(KIND, "factors", "'ekfac_lambda' needs the file that was learned with 'kfac' first")
+            })?;
+            let of_kfac = GradientStatisticsConfig { statistics: Learned::Kfac { labels, seed }, ..config.clone() };
+            let (factors, identity) = read_factors(location, resources, &Origin::of(&of_kfac, &reader, None))?;
+            kfac = Some((Arc::new(factors), identity.hash.clone()));
+            identities.push(identity);
+        }
+        let (kfac, factors_hash) = kfac.unzip();
+        let origin = serde_json::to_string(&Origin::of(&config, &reader, factors_hash));
+        let origin = origin.map_err(|error| invalid(KIND, "", error.to_string()))?;
+        let shared = Shared { config, reader, layers, kfac, sketch, origin };
+        Ok(Arc::new(GradientStatistics { spec: spec.clone(), schema: schema(), identities, shared: Arc::new(shared) }))
+    }
+}
+
+#[derive(Debug)]
+struct GradientStatistics {
+    spec: OperatorSpec,
+    schema: SchemaRef,
+    identities: Vec<ResourceIdentity>,
+    shared: Arc<Shared>,
+}
+
+impl Operator for GradientStatistics {
+    fn spec(&self) -> &OperatorSpec {
+        &self.spec
+    }
+
+    fn output_schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn inputs(&self) -> Vec<String> {
+        vec![self.shared.config.column.clone()]
+    }
+
+    fn row_effect(&self) -> RowEffect {
+        RowEffect::Any
+    }
+
+    fn resources(&self) -> Vec<ResourceIdentity> {
+        self.identities.clone()
+    }
+
+    fn start(&self) -> Result<Box<dyn Pass>> {
+        Ok(Box::new(LearningPass::new(Arc::clone(&self.shared))))
+    }
+}
