@@ -83,9 +83,6 @@ impl RankMerge {
             let place = self.next + row as u64;
             let (begin, end) = (lists.value_offsets()[row], lists.value_offsets()[row + 1]);
             let mut has_entered = false;
-            for hit in begin as usize..end as usize {
-                let query = queries.value(hit) as usize;
-                let key = keys[hit].filter(|_| query < self.shape.queries.len()).ok_or_else(|| wrong(HITS))?;
             let of_row = begin as usize..end as usize;
             for (query, key) in queries.values()[of_row.clone()].iter().zip(&keys[of_row]) {
                 let query = *query as usize;
