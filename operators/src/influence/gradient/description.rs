@@ -88,7 +88,7 @@ pub struct LossDescription {
 }
 
 impl SketchDescription {
-    pub(super) fn new(config: &GradientConfig, reader: &Reader, sketch: &Sketch) -> Self {
+    pub(in crate::influence) fn new(config: &GradientConfig, reader: &Reader, sketch: &Sketch) -> Self {
         let (tokenizer, files) =
             reader.identities.split_last().map_or((None, &[][..]), |(last, rest)| (Some(last), rest));
         let mut hasher = blake3::Hasher::new();

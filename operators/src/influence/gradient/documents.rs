@@ -8,7 +8,6 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Schema};
 
 use super::config::{GradientConfig, Position, Span};
-use super::operator::KIND;
 use crate::columns::{TextColumn, require_column};
 use crate::config::invalid;
 use crate::scoring::reader::Reader;
@@ -16,7 +15,7 @@ use crate::{OperatorError, Result};
 
 /// A row of the input.
 #[derive(Debug, PartialEq)]
-pub(super) enum Row {
+pub(in crate::influence) enum Row {
     /// The text, or its answer, is null.
     Null,
     /// It cannot be read, and why.
@@ -26,36 +25,36 @@ pub(super) enum Row {
 
 /// A text in tokens.
 #[derive(Debug, PartialEq)]
-pub(super) struct Document {
-    pub(super) ids: Vec<u32>,
+pub(in crate::influence) struct Document {
+    pub(in crate::influence) ids: Vec<u32>,
     /// Tokens that are to be predicted; the first one never is.
-    pub(super) targets: Range<usize>,
+    pub(in crate::influence) targets: Range<usize>,
     /// How many tokens were cut off.
-    pub(super) truncated: usize,
+    pub(in crate::influence) truncated: usize,
 }
 
 impl Document {
     /// Places that predict a token.
-    pub(super) fn places(&self) -> usize {
+    pub(in crate::influence) fn places(&self) -> usize {
         self.ids.len().saturating_sub(1)
     }
 }
 
 /// Checks, without data, that there are the columns that a configuration names.
-pub(super) fn check(config: &GradientConfig, input: &Schema) -> Result<()> {
-    TextColumn::check(KIND, input, &config.column)?;
+pub(in crate::influence) fn check(kind: &str, config: &GradientConfig, input: &Schema) -> Result<()> {
+    TextColumn::check(kind, input, &config.column)?;
     if let Some(answer) = &config.answer {
-        TextColumn::check(KIND, input, answer)?;
+        TextColumn::check(kind, input, answer)?;
     }
     let Some(span) = &config.span else { return Ok(()) };
     if config.answer.is_some() {
-        return Err(invalid(KIND, "span", "targets are the tokens of `answer`; give one of both"));
+        return Err(invalid(kind, "span", "targets are the tokens of `answer`; give one of both"));
     }
     for column in columns(span) {
-        let (_, data_type) = require_column(KIND, input, column)?;
+        let (_, data_type) = require_column(kind, input, column)?;
         if !data_type.is_integer() {
             return Err(OperatorError::ColumnType {
-                kind: KIND.to_owned(),
+                kind: kind.to_owned(),
                 column: column.to_owned(),
                 found: data_type.to_string(),
                 expected: "whole numbers".to_owned(),
@@ -64,14 +63,14 @@ pub(super) fn check(config: &GradientConfig, input: &Schema) -> Result<()> {
     }
     match span {
         Span { start: Position::Number(start), end: Some(Position::Number(end)) } if start >= end => {
-            Err(invalid(KIND, "span", format!("from {start} to before {end} there is no token")))
+            Err(invalid(kind, "span", format!("from {start} to before {end} there is no token")))
         }
         _ => Ok(()),
     }
 }
 
 /// The columns of a span.
-pub(super) fn columns(span: &Span) -> impl Iterator<Item = &str> {
+pub(in crate::influence) fn columns(span: &Span) -> impl Iterator<Item = &str> {
     [Some(&span.start), span.end.as_ref()].into_iter().flatten().filter_map(|position| match position {
         Position::Column(column) => Some(column.as_str()),
         Position::Number(_) => None,
@@ -79,9 +78,14 @@ pub(super) fn columns(span: &Span) -> impl Iterator<Item = &str> {
 }
 
 /// All rows of a batch.
-pub(super) fn read(config: &GradientConfig, reader: &Reader, batch: &RecordBatch) -> Result<Vec<Row>> {
-    let texts = TextColumn::of(KIND, batch, &config.column)?;
-    let answers = config.answer.as_ref().map(|answer| TextColumn::of(KIND, batch, answer)).transpose()?;
+pub(in crate::influence) fn read(
+    kind: &str,
+    config: &GradientConfig,
+    reader: &Reader,
+    batch: &RecordBatch,
+) -> Result<Vec<Row>> {
+    let texts = TextColumn::of(kind, batch, &config.column)?;
+    let answers = config.answer.as_ref().map(|answer| TextColumn::of(kind, batch, answer)).transpose()?;
     let span = config.span.as_ref();
     let start = Place::of(batch, span.map(|span| &span.start), 0)?;
     let end = Place::of(batch, span.and_then(|span| span.end.as_ref()), u64::MAX)?;
@@ -144,12 +148,12 @@ enum Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    fn of(batch: &'a RecordBatch, position: Option<&'a Position>, otherwise: u64) -> Result<Self> {
+    fn of(kind: &str, batch: &'a RecordBatch, position: Option<&'a Position>, otherwise: u64) -> Result<Self> {
         Ok(match position {
             None => Self::Everywhere(otherwise),
             Some(Position::Number(number)) => Self::Everywhere(*number),
             Some(Position::Column(name)) => {
-                let (index, _) = require_column(KIND, batch.schema_ref(), name)?;
+                let (index, _) = require_column(kind, batch.schema_ref(), name)?;
                 Self::Column(batch.column(index), name, otherwise)
             }
         })

@@ -63,7 +63,7 @@
 mod config;
 mod decode;
 mod description;
-mod documents;
+pub(super) mod documents;
 mod encode;
 mod operator;
 

@@ -60,7 +60,7 @@ impl OperatorKind for GradientKind {
 
     fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>> {
         let config: GradientConfig = config::parse(KIND, &spec.config)?;
-        documents::check(&config, input)?;
+        documents::check(KIND, &config, input)?;
         let reading = Reading {
             model: &config.model,
             adapter: config.adapter.as_deref(),
@@ -142,7 +142,7 @@ struct GradientPass {
 impl Pass for GradientPass {
     fn push(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
         let shared = &*self.shared;
-        let rows = documents::read(&shared.config, &shared.reader, batch)?;
+        let rows = documents::read(KIND, &shared.config, &shared.reader, batch)?;
         let mut start = 0;
         loop {
             let (mut end, mut numbers) = (start, 0_usize);
