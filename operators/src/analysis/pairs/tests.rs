@@ -234,7 +234,7 @@ fn tables_are_refused_that_do_not_fit_together() {
     for (message, says) in [
         (of(&|rows| rows[1].id = rows[0].id.clone()), "sample 'lima_0': it is there twice"),
         (of(&|rows| rows[1].candidates.clear()), "it has no candidates"),
-        (of(&|rows| drop(rows[1].self_products.pop())), "2 products for 3 tensors"),
+        (of(&|rows| rows[1].self_products.truncate(2)), "2 products for 3 tensors"),
         (of(&|rows| rows[1].candidates[2].products.push(0.0)), "4 products for 3 tensors"),
         (of(&|rows| rows[1].candidates[2].projected.clear()), "projected cosines than 2"),
         (of(&|rows| rows[1].truth = Some(Some(5))), "candidate 5 is said to be the true one of 5"),

@@ -87,8 +87,8 @@ pub(in crate::influence) fn read(
     let texts = TextColumn::of(kind, batch, &config.column)?;
     let answers = config.answer.as_ref().map(|answer| TextColumn::of(kind, batch, answer)).transpose()?;
     let span = config.span.as_ref();
-    let start = Place::of(batch, span.map(|span| &span.start), 0)?;
-    let end = Place::of(batch, span.and_then(|span| span.end.as_ref()), u64::MAX)?;
+    let start = Place::of(kind, batch, span.map(|span| &span.start), 0)?;
+    let end = Place::of(kind, batch, span.and_then(|span| span.end.as_ref()), u64::MAX)?;
     let mut ids = Vec::new();
     let mut rows = Vec::with_capacity(batch.num_rows());
     for (row, text) in texts.iter().enumerate() {

@@ -8,14 +8,14 @@ use crate::influence::queries::Aggregation;
 #[derive(Debug, Default)]
 pub(super) struct Transform {
     /// Parts that are multiplied with a symmetric matrix.
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
     /// Whether vectors get length 1. One of zeros stays as it is.
     pub(super) unit: bool,
 }
 
 /// A symmetric matrix for some elements of a vector.
 #[derive(Debug)]
-struct Block {
+pub(super) struct Block {
     offset: usize,
     matrix: PackedWeights,
 }
