@@ -11,7 +11,7 @@ use super::projection::Projection;
 use super::samples::Sample;
 use crate::influence::Modules;
 use crate::models::gradients::{Backward, Gradient, Loss, Reduction, Tap, TokenLoss, token_weights};
-use crate::models::{self, Batch, Compute, Model, Parameter};
+use crate::models::{self, Batch, Compute, Model, ModelError, Parameter};
 
 /// The parameters that are looked at.
 #[derive(Debug)]
@@ -100,7 +100,8 @@ pub(super) struct Pair {
 }
 
 impl<'a> Measuring<'a> {
-    /// Measures a sample against originals, which are given by their rows and samples.
+    /// Measures a sample against originals, which are given by their rows and samples. A loss that is not finite is an error of document 0, the sample, or of document
+    /// n, original n - 1.
     pub(super) fn measure(
         &self,
         compute: Compute<'_>,
@@ -136,7 +137,14 @@ impl<'a> Measuring<'a> {
         let weights = token_weights(&batch, Reduction::Mean, |document, token| token >= answers[document]);
         let loss = Loss::Tokens(TokenLoss { weights: &weights, targets: None });
         let mut tap = PairTap { measuring: *self, documents };
-        let losses = Backward::new(self.model)?.run(compute, &batch, loss, &mut tap)?;
+        let losses = Backward::new(self.model)?.run(compute, &batch, loss, &mut tap).map_err(|error| match error {
+            ModelError::NotFinite { document, loss } => {
+                let mut computed = tap.documents.iter().enumerate().filter(|(_, document)| document.kept.is_none());
+                let document = computed.nth(document).map_or(0, |(place, _)| place);
+                ModelError::NotFinite { document, loss }
+            }
+            other => other,
+        })?;
         Ok(self.measured(losses.documents[0], losses.targets[0], tap.documents, originals))
     }
 

@@ -175,8 +175,14 @@ impl Rows {
         let originals: Vec<usize> = candidates.iter().map(|candidate| candidate.row).collect();
         match study.measure(COMPUTE, &sample, &originals) {
             Ok(measured) => Ok(Ok(Row { candidates, truth, measured })),
-            // The sample is the first document, and the originals are those of a row that is at fault.
-            Err(error @ ModelError::NotFinite { .. }) => Ok(Err(error.to_string())),
+            Err(ModelError::NotFinite { document, loss }) => {
+                let original = document.checked_sub(1).and_then(|place| originals.get(place));
+                let whose = original.map_or_else(
+                    || "its sample".to_owned(),
+                    |&original| format!("original '{}'", study.originals.ids[original]),
+                );
+                Ok(Err(format!("the loss of {whose} is {loss}, and has no gradient")))
+            }
             Err(error) => Err(crate::config::invalid(KIND, "model", error.to_string())),
         }
     }

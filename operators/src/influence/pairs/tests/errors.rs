@@ -159,3 +159,20 @@ fn a_template_that_rewrites_what_was_asked_is_refused() {
     let message = encoder.encode(&conversation("a", "b")).unwrap_err();
     assert!(message.contains("it is not known where the answer begins"), "{message}");
 }
+
+#[test]
+fn losses_that_are_not_numbers_are_errors_of_rows() {
+    let (folder, config) = study();
+    let copy = folder.path().join("model");
+    std::fs::create_dir(&copy).unwrap();
+    for name in ["config.json", "tokenizer.json", "chat_template.jinja"] {
+        std::fs::copy(fixture("llama").join(name), copy.join(name)).unwrap();
+    }
+    // One weight is not a number, and so is every loss.
+    let mut weights = std::fs::read(fixture("llama").join("model.safetensors")).unwrap();
+    let last = weights.len() - 4;
+    weights[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(copy.join("model.safetensors"), weights).unwrap();
+    let message = error(&with(&config, json!({"model": copy})), &rows(&REWRITTEN));
+    assert_eq!(message, "gradient_pairs: row 0: the loss of its sample is NaN, and has no gradient");
+}

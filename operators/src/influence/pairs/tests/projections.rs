@@ -82,12 +82,17 @@ fn products_are_unbiased_and_errors_fall_with_the_square_root_of_dimensions() {
 #[test]
 fn projected_cosines_are_near_those_of_gradients() {
     let (_folder, config) = study();
-    let config = with(&config, json!({"projection": {"shares": [0.01, 0.2], "scaled": true}}));
+    let config = with(
+        &config,
+        json!({"tensors": {"include": ["*.1.*"]}, "projection": {"shares": [0.01, 0.5], "scaled": true}}),
+    );
     let output = run(&config, &[rows(&REWRITTEN)]).unwrap();
     let table = PairTable::read(&output, "pairs", "id").unwrap();
-    let elements: usize = model("llama").parameters().map(|parameter| parameter.elements()).sum();
+    let model = model("llama");
+    let taken = model.parameters().filter(|parameter| parameter.name().contains(".1."));
+    let elements: usize = taken.map(|parameter| parameter.elements()).sum();
     assert_eq!(table.projections().len(), 2);
-    assert!(table.projections()[1] as usize > elements / 6);
+    assert!(table.projections()[1] as usize > elements * 9 / 20);
     let mut errors = [0.0, 0.0];
     let mut count = 0.0;
     for candidate in table.rows().iter().flat_map(|row| &row.candidates) {
@@ -97,7 +102,7 @@ fn projected_cosines_are_near_those_of_gradients() {
         }
     }
     let errors = errors.map(|error: f64| (error / count).sqrt());
-    assert!(errors[1] < 0.02 && errors[1] < errors[0] && errors[0] < 0.1, "{errors:?}");
+    assert!(errors[1] < 0.03 && errors[1] < errors[0] && errors[0] < 0.1, "{errors:?}");
 
     // A size has the same numbers alone, and a sketch does not depend on others.
     let alone =
@@ -108,9 +113,10 @@ fn projected_cosines_are_near_those_of_gradients() {
         }
     }
     // Other seeds and scales give others.
-    for other in [json!({"shares": [0.01], "scaled": false}), json!({"shares": [0.01], "scaled": true, "seed": 43})] {
+    for other in [json!({"shares": [0.5], "scaled": false}), json!({"shares": [0.5], "scaled": true, "seed": 43})] {
         let other = super::table(&with(&config, json!({"projection": other})), &[rows(&REWRITTEN)]);
-        assert!(other.rows()[0].candidates[0].projected != alone.rows()[0].candidates[0].projected);
-        assert_eq!(other.rows()[0].candidates[0].cosine, alone.rows()[0].candidates[0].cosine);
+        let [other, own] = [&other, &table].map(|table| &table.rows()[0].candidates[0]);
+        assert!(other.projected[0] != own.projected[1]);
+        assert_eq!(other.cosine, own.cosine);
     }
 }

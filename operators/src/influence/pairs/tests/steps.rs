@@ -96,10 +96,13 @@ fn gradients_of_two_samples_differ_in_every_tensor_and_repeat_bit_for_bit() {
 #[test]
 fn results_depend_neither_on_order_nor_on_batches_nor_on_what_is_kept() {
     let (_folder, config) = study();
-    let config = with(&config, json!({"projection": {"shares": [0.01, 0.02]}}));
+    // Those of a layer: random projections of all take long.
+    let config = with(&config, json!({"tensors": {"include": ["*.1.*"]}, "projection": {"shares": [0.01, 0.2]}}));
     let all = rows(&REWRITTEN);
     let expected = table(&with(&config, json!({"cache_bytes": 0})), std::slice::from_ref(&all));
-    let elements: usize = model("llama").parameters().map(|parameter| parameter.elements()).sum();
+    let model = model("llama");
+    let taken = model.parameters().filter(|parameter| parameter.name().contains(".1."));
+    let elements: usize = taken.map(|parameter| parameter.elements()).sum();
     let reversed: Vec<RecordBatch> = (0..7).rev().map(|row| all.slice(row, 1)).collect();
     let twice = |bytes: usize| with(&config, json!({"cache_bytes": bytes}));
     for (how, config, batches) in [
@@ -257,6 +260,7 @@ fn conformance_suite() {
     let config = json!({
         "model": fixture("llama"), "prompt": "label", "answer": "text", "top": 2, "on_error": "quarantine",
         "originals": {"path": path, "prompt": "label", "answer": "text"}, "projection": {"shares": [0.001]},
+        "tensors": {"include": ["*.1.self_attn.*"]},
     });
     conformance::check(&GradientPairsKind, &config);
 }
