@@ -51,7 +51,9 @@ pub fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
         of_a += a * a;
         of_b += b * b;
     }
-    let scale = of_a.sqrt() * of_b.sqrt();
+    // The root of a square is exact, so that lists that agree wholly have a correlation of exactly 1; products that are out of range have roots still.
+    let product = of_a * of_b;
+    let scale = if product.is_normal() { product.sqrt() } else { of_a.sqrt() * of_b.sqrt() };
     (scale > 0.0).then(|| (both / scale).clamp(-1.0, 1.0))
 }
 
