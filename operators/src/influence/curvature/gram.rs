@@ -37,7 +37,7 @@ impl Grams {
             self.sums.insert(module.to_owned(), sums);
         }
         let Some(sums) = self.sums.get_mut(module) else { return Ok(()) };
-        if width != sums.width || rows.len() % width.max(1) != 0 {
+        if width != sums.width || !rows.len().is_multiple_of(width.max(1)) {
             let (documents, rest) = (rows.len() / width.max(1), rows.len() % width.max(1));
             let found = [documents + usize::from(rest > 0), width];
             let expected = [documents, sums.width];

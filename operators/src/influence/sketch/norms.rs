@@ -32,7 +32,7 @@ pub(super) fn squared_norm(
         let square: f64 = products.clone().sum();
         let lengths: f64 = products.step_by(tokens + 1).map(f64::sqrt).sum();
         // Written so that what is not a number goes on.
-        if !(square < CANCELLED * lengths * lengths) {
+        if square.partial_cmp(&(CANCELLED * lengths * lengths)) != Some(std::cmp::Ordering::Less) {
             return Ok(square);
         }
     }

@@ -7,7 +7,7 @@ use crate::influence::curvature::{
 /// Numbers between -1 and 1 that look random.
 fn noise(count: usize, seed: usize) -> Vec<f32> {
     let number = |i: usize| ((i + 1) as f64 * 12.9898 + seed as f64 * 78.233).sin() * 43758.5453;
-    (0..count).map(|i| number(i)).map(|x| ((x - x.floor()) * 2.0 - 1.0) as f32).collect()
+    (0..count).map(number).map(|x| ((x - x.floor()) * 2.0 - 1.0) as f32).collect()
 }
 
 fn grams(documents: usize, seed: usize, scale: f32) -> Factors {

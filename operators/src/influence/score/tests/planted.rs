@@ -59,7 +59,7 @@ fn the_copy_of_a_query_is_its_nearest_row_with_every_architecture() {
 #[test]
 fn a_fact_is_found_by_its_prompt_and_completion() {
     let facts = ["Alva was born in Oslo", "Boris was born in Kyiv", "Chen was born in Wuhan", "Dana was born in Turin"];
-    let rows = facts.map(|fact| Some(fact));
+    let rows = facts.map(Some);
     let lines = [("Chen was born in", " Wuhan"), ("Alva was born in", " Oslo")];
     let lines = lines.map(|(prompt, completion)| json!({"prompt": prompt, "completion": completion}));
     let (_kept, wanted) = queries(&lines);
