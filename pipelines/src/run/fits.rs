@@ -111,8 +111,12 @@ pub async fn planned_fit(file: &PipelineFile, environment: &Environment, folder:
 pub async fn fits_of(environment: &Environment, folder: &str) -> Result<Vec<(String, RunStatus)>> {
     let (store, root) = environment.stores.open(folder)?;
     let within = FITS.split('/').fold(root, |path, part| path.join(part));
-    let listed = store.list_with_delimiter(Some(&within)).await;
-    let listed = listed.map_err(|error| store_error(&format!("{folder}/{FITS}"), error))?;
+    let listed = match store.list_with_delimiter(Some(&within)).await {
+        Ok(listed) => listed,
+        // A file system says so where an object store lists nothing: of a folder that is a file, for instance.
+        Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(store_error(&format!("{folder}/{FITS}"), error)),
+    };
     let mut fits = Vec::new();
     for path in listed.common_prefixes {
         let Some(name) = path.filename().map(str::to_owned) else { continue };
