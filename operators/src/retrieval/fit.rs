@@ -61,6 +61,10 @@ impl OperatorKind for TermStatisticsKind {
         KIND
     }
 
+    fn is_step(&self) -> bool {
+        false
+    }
+
     fn summary(&self) -> &'static str {
         "count the terms of a corpus, for bm25 and term_cosine"
     }

@@ -113,9 +113,13 @@ pub async fn fits_of(environment: &Environment, folder: &str) -> Result<Vec<(Str
     let within = FITS.split('/').fold(root, |path, part| path.join(part));
     let listed = match store.list_with_delimiter(Some(&within)).await {
         Ok(listed) => listed,
-        // A file system says so where an object store lists nothing: of a folder that is a file, for instance.
-        Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
-        Err(error) => return Err(store_error(&format!("{folder}/{FITS}"), error)),
+        Err(error) => {
+            return match store_error(&format!("{folder}/{FITS}"), error) {
+                // A file system says so where an object store lists nothing: of a folder that is a file, for instance.
+                DatasetError::NotFound { .. } => Ok(Vec::new()),
+                other => Err(other.into()),
+            };
+        }
     };
     let mut fits = Vec::new();
     for path in listed.common_prefixes {

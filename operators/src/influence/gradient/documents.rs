@@ -10,6 +10,7 @@ use arrow_schema::{DataType, Schema};
 use super::config::{GradientConfig, Position, Span};
 use crate::columns::{TextColumn, require_column};
 use crate::config::invalid;
+use crate::influence::queries::Query;
 use crate::scoring::reader::Reader;
 use crate::{OperatorError, Result};
 
@@ -95,7 +96,7 @@ pub(in crate::influence) fn read(
         let answer = answers.as_ref().map(|answers| answers.get(row));
         let read = match (text, answer) {
             (None, _) | (_, Some(None)) => Ok(Row::Null),
-            (Some(text), Some(Some(answer))) => with_answer(reader, text, answer, &mut ids).map(Row::Document),
+            (Some(text), Some(Some(answer))) => with_answer(reader, text, answer).map(Row::Document),
             (Some(text), None) => {
                 let span = start.at(row).and_then(|start| Ok((start, end.at(row)?)));
                 span.and_then(|span| alone(reader, text, span, &mut ids)).map(Row::Document)
@@ -124,19 +125,11 @@ fn alone(
     Ok(Document { ids: ids[..kept].to_vec(), targets, truncated: ids.len() - kept })
 }
 
-/// The last tokens of a text with its answer, whose tokens are targets.
-fn with_answer(reader: &Reader, text: &str, answer: &str, ids: &mut Vec<u32>) -> std::result::Result<Document, String> {
-    let tokenizer = &reader.tokenizer;
-    let mut all = tokenizer.prefix().to_vec();
-    for text in [text, answer] {
-        tokenizer.encode(text, false, ids).map_err(|error| error.to_string())?;
-        all.extend_from_slice(ids);
-    }
-    // The answer is what was added last.
-    let targets = all.len() - ids.len()..all.len();
-    all.extend_from_slice(tokenizer.suffix());
+/// The last tokens of a text with its answer, whose tokens are targets: the same as of a query with this prompt and completion.
+fn with_answer(reader: &Reader, text: &str, answer: &str) -> std::result::Result<Document, String> {
+    let Query { ids: all, first_target } = Query::join(&reader.tokenizer, text, answer)?;
     let truncated = all.len().saturating_sub(reader.context_length);
-    let [start, end] = [targets.start, targets.end].map(|place| place.saturating_sub(truncated).max(1));
+    let [start, end] = [first_target, all.len()].map(|place| place.saturating_sub(truncated).max(1));
     Ok(Document { ids: all[truncated..].to_vec(), targets: start..end, truncated })
 }
 

@@ -28,14 +28,18 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    /// The tokens of a prompt and its completion, and which of them are the completion's. May have no target.
-    fn join(tokenizer: &Tokenizer, prompt: &str, completion: &str) -> Result<Self, String> {
+    /// The tokens of a prompt and its completion, and which of them are the completion's, special tokens behind it included. An empty completion has none.
+    pub(crate) fn join(tokenizer: &Tokenizer, prompt: &str, completion: &str) -> Result<Self, String> {
         let encode = |text: &str, special_tokens: bool| {
             let mut ids = Vec::new();
             tokenizer.encode(text, special_tokens, &mut ids).map_err(|error| error.to_string())?;
             Ok::<_, String>(ids)
         };
         let ids = encode(&format!("{prompt}{completion}"), true)?;
+        if completion.is_empty() {
+            let first_target = ids.len().max(1);
+            return Ok(Self { ids, first_target });
+        }
         let before = [tokenizer.prefix(), &encode(prompt, false)?].concat();
         let shared = ids.iter().zip(&before).take_while(|(whole, prompt)| whole == prompt).count();
         Ok(Self { ids, first_target: shared.max(1) })

@@ -28,6 +28,10 @@ impl OperatorKind for GradientStatisticsKind {
         KIND
     }
 
+    fn is_step(&self) -> bool {
+        false
+    }
+
     fn summary(&self) -> &'static str {
         "learn covariances and second moments of a language model's gradients from texts"
     }

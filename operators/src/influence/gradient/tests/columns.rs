@@ -104,7 +104,7 @@ fn spans_answers_and_lengths_choose_targets() {
     let [text, answer] = [TEXTS[0], " and its answer"].map(|text| ids(text, false));
     let all = [tokenizer.prefix(), &text, &answer, tokenizer.suffix()].concat();
     let first = tokenizer.prefix().len() + text.len();
-    let answered = |token: usize| (first..first + answer.len()).contains(&token);
+    let answered = |token: usize| (first..all.len()).contains(&token);
     let got = run(json!({"answer": "answer", "norms": "total"}), &batch);
     assert_row(&got, 0, library(&all, Reduction::Mean, answered));
     assert!(got["gradient"].is_null(1) && got["gradient_metadata"].is_null(1));
