@@ -17,6 +17,7 @@ mod faults;
 mod full_disk;
 mod hosts;
 mod hub;
+mod influence;
 mod kills;
 mod models;
 mod rank;

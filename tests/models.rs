@@ -204,4 +204,27 @@ fn the_ready_pipeline_of_lima_compares_each_sample_with_five_originals_also_in_p
     // A model of random weights has learned nothing, but repeated words have like gradients.
     assert!(report.full.accuracy.unwrap() > report.chance.unwrap(), "{report:?}");
     assert_eq!(report.by_agreement.len(), 21);
+
+    // The command says the same of a run, and of the parts of one together.
+    let found = workspace.run(&["analyze", "pairs", "whole", "--json", "--output-dir", "results"], 0).json();
+    assert_eq!(found["full"]["accuracy"].as_f64(), report.full.accuracy);
+    let arguments =
+        ["analyze", "pairs", "first", "rest", "--plots", "--output-dir", "results", "--families", "families"];
+    let shown = workspace.run(&arguments, 0).out;
+    assert!(
+        shown.contains("first, rest: 40 samples, 200 pairs with candidates") && shown.contains("all tensors"),
+        "{shown}"
+    );
+    let read = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(workspace.path(path)).unwrap()).unwrap()
+    };
+    assert_eq!(read("results/pairs_first_rest.json")["tensors"], found["tensors"]);
+    assert!(workspace.path("results/pairs_first_rest_greedy.svg").is_file());
+    let row = &whole.rows()[0];
+    let cosines = read("families/gradient_similarity/paraphrased/model/sample_size_full.json");
+    assert_eq!(cosines[&row.id][&row.candidates[0].id].as_f64(), row.candidates[0].cosine);
+    let twice = workspace.run(&["analyze", "pairs", "first", "first", "--output-dir", "results"], 1).err;
+    assert!(twice.contains("'first', 'first': ") && twice.contains("it is there twice"), "{twice}");
+    let other = workspace.run(&["analyze", "pairs", "first", "--by", "pair", "--output-dir", "results"], 1).err;
+    assert!(other.contains("no column 'pair', did you mean 'pairs'?"), "{other}");
 }

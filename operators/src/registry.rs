@@ -37,6 +37,7 @@ impl Registry {
             registry.add(Arc::new(crate::influence::curvature::GradientStatisticsKind));
             registry.add(Arc::new(crate::influence::gradient::GradientKind));
             registry.add(Arc::new(crate::influence::InfluenceKind));
+            registry.add(Arc::new(crate::influence::InfluenceCandidatesKind));
             registry.add(Arc::new(crate::influence::pairs::GradientPairsKind));
         }
         #[cfg(feature = "models")]

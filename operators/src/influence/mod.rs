@@ -13,4 +13,7 @@ pub mod sketch;
 
 pub use modules::Modules;
 pub use queries::{Aggregate, LossOn, QueriesConfig};
-pub use score::{InfluenceConfig, InfluenceKind, Method, MixingRule, Pooling};
+pub use score::{
+    CandidatesConfig, CheckpointConfig, InfluenceCandidatesKind, InfluenceConfig, InfluenceKind, Method, MixingRule,
+    Normalizer, Pooling,
+};

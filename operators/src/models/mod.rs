@@ -69,7 +69,7 @@ use crate::{ResourceIdentity, Resources};
 use adapters::Adapter;
 use config::Config;
 use device::{Served, Task};
-use files::ModelFiles;
+pub(crate) use files::ModelFiles;
 use gristmill_kernels::device::Device;
 use gristmill_kernels::gemm::{Matrix, Values};
 use gristmill_kernels::linear_ce::{self, Ids, LinearCe, Scores, Tokens};
@@ -77,7 +77,7 @@ use gristmill_kernels::pool::Pool;
 use heads::Head;
 use loader::Loader;
 use transformer::{Embeddings, Transformer};
-use weights::Weights;
+pub(crate) use weights::Weights;
 
 /// Elements of a head that the attention kernels can take.
 const WIDEST_HEAD: usize = 256;

@@ -55,6 +55,11 @@ impl Parameter {
         if self.transposed { [columns, rows] } else { [rows, columns] }
     }
 
+    /// Whether its rows are inputs of the layer, and not outputs.
+    pub(crate) const fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
     /// Its place in [`Model::parameters`](super::Model::parameters).
     pub const fn index(&self) -> usize {
         self.index

@@ -9,10 +9,10 @@ use super::keys::Keys;
 
 /// A row and its score. Less is better; of equal scores the row that came first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Entry {
-    pub(super) key: u64,
+pub(crate) struct Entry {
+    pub(crate) key: u64,
     /// Number of the row in the order in which rows came.
-    pub(super) place: u64,
+    pub(crate) place: u64,
 }
 
 impl Entry {
@@ -22,26 +22,26 @@ impl Entry {
 
 /// A row, a query that it is among the best of, and the key of its score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Hit {
-    pub(super) place: u64,
-    pub(super) query: u32,
-    pub(super) key: u64,
+pub(crate) struct Hit {
+    pub(crate) place: u64,
+    pub(crate) query: u32,
+    pub(crate) key: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct Candidates {
+pub(crate) struct Candidates {
     k: usize,
     lists: Vec<Vec<Entry>>,
     floors: Vec<Entry>,
 }
 
 impl Candidates {
-    pub(super) fn new(queries: usize, k: usize) -> Self {
+    pub(crate) fn new(queries: usize, k: usize) -> Self {
         Self { k, lists: vec![Vec::new(); queries], floors: vec![Entry::NONE; queries] }
     }
 
     /// Takes in the score of a row; whether it may be among the best.
-    pub(super) fn offer(&mut self, query: usize, entry: Entry) -> bool {
+    pub(crate) fn offer(&mut self, query: usize, entry: Entry) -> bool {
         if entry >= self.floors[query] {
             return false;
         }
@@ -56,7 +56,7 @@ impl Candidates {
     }
 
     /// Leaves the k best of each query, and gives the rows that are among them, in order.
-    pub(super) fn places(&mut self) -> Vec<u64> {
+    pub(crate) fn places(&mut self) -> Vec<u64> {
         (0..self.lists.len()).for_each(|query| self.keep_best(query));
         let mut places: Vec<u64> = self.lists.iter().flatten().map(|entry| entry.place).collect();
         places.sort_unstable();
@@ -65,7 +65,7 @@ impl Candidates {
     }
 
     /// The k best of all queries, by row and query.
-    pub(super) fn hits(&mut self) -> Vec<Hit> {
+    pub(crate) fn hits(&mut self) -> Vec<Hit> {
         (0..self.lists.len()).for_each(|query| self.keep_best(query));
         let mut hits: Vec<Hit> = (0_u32..)
             .zip(&self.lists)
@@ -76,7 +76,7 @@ impl Candidates {
     }
 
     /// Leaves the k best of each query, the best first.
-    pub(super) fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         for query in 0..self.lists.len() {
             self.keep_best(query);
             self.lists[query].sort_unstable();
@@ -84,7 +84,7 @@ impl Candidates {
     }
 
     /// What there is of a query.
-    pub(super) fn of_query(&self, query: usize) -> &[Entry] {
+    pub(crate) fn of_query(&self, query: usize) -> &[Entry] {
         &self.lists[query]
     }
 

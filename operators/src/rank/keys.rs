@@ -15,7 +15,7 @@ use crate::Result;
 
 /// The type in which scores are compared and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScoreType {
+pub(crate) enum ScoreType {
     Float32,
     Float64,
     Int64,
@@ -46,15 +46,15 @@ impl ScoreType {
 
 /// How scores become keys and keys become scores.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keys {
-    pub(super) scores: ScoreType,
-    pub(super) order: RankOrder,
+pub(crate) struct Keys {
+    pub(crate) scores: ScoreType,
+    pub(crate) order: RankOrder,
 }
 
 impl Keys {
     /// The key of a score in single precision; `None` where it is not a number.
     #[inline]
-    pub(super) fn of_f32(self, score: f32) -> Option<u64> {
+    pub(crate) fn of_f32(self, score: f32) -> Option<u64> {
         (!score.is_nan()).then(|| self.ordered(u64::from(ascending_f32(score))))
     }
 
@@ -95,7 +95,7 @@ impl Keys {
 
     /// The score in single precision of a key that was made of one.
     #[inline]
-    pub(super) fn score_f32(self, key: u64) -> f32 {
+    pub(crate) fn score_f32(self, key: u64) -> f32 {
         // Such keys have 32 bits, or their complement has.
         let bits = self.ordered(key) as u32;
         f32::from_bits(if bits >> 31 == 1 { bits ^ (1 << 31) } else { !bits })

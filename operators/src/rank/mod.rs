@@ -58,7 +58,10 @@ use crate::config::{self, invalid};
 use crate::operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, RowEffect};
 use crate::resources::Resources;
 use crate::{OperatorError, Result};
-use candidates::{Candidates, Entry, Hit, Screen};
+use candidates::Screen;
+pub(crate) use candidates::{Candidates, Entry, Hit};
+#[cfg(feature = "influence")]
+pub(crate) use keys::{Keys, ScoreType};
 pub use merge::{RankMerge, RankedBatches, RankedQuery};
 use pool::{Chunk, Pool};
 pub use shape::RankShape;

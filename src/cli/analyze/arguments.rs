@@ -24,6 +24,10 @@ pub(crate) enum Analysis {
     Lds(LdsArguments),
     /// How much columns of scores agree.
     Agreement(AgreementArguments),
+    /// Which tensors' gradients find the original of a rewritten sample: runs of gradient_pairs.
+    Pairs(PairsArguments),
+    /// How many of the best rows did candidates miss? Of a ranking by influence with `candidates`.
+    Recall(RecallArguments),
     /// Write scored rows as ranked ones, in the form of the benchmark with hop functions.
     Hops(HopsArguments),
 }
@@ -145,6 +149,44 @@ pub(crate) struct AgreementArguments {
     /// Numbers of highest rows whose overlap is told.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 100].map(known))]
     pub(crate) k: Vec<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) results: Results,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PairsArguments {
+    /// Runs with a step gradient_pairs; several that had parts of the samples are put together.
+    #[arg(required = true)]
+    pub(crate) runs: Vec<String>,
+    /// Name of the step.
+    #[arg(long, default_value = "pairs", value_name = "STEP")]
+    pub(crate) by: String,
+    /// Column with the samples' ids.
+    #[arg(long, default_value = "id", value_name = "COLUMN")]
+    pub(crate) id: String,
+    /// How many of the samples are named that a single tensor judges most unlike all of them.
+    #[arg(long, default_value_t = 3, value_name = "NUMBER")]
+    pub(crate) divergent: usize,
+    /// Write cosines and products of all pairs, too, as JSON files in this folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) families: Option<PathBuf>,
+    /// Of --families: how samples were made; a folder of that name.
+    #[arg(long, default_value = "paraphrased", value_name = "NAME")]
+    pub(crate) setting: String,
+    /// Of --families: what the model is called; a folder of that name.
+    #[arg(long, default_value = "model", value_name = "NAME")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) results: Results,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecallArguments {
+    /// A ranking with the metadata of its scores among its columns.
+    pub(crate) ranking: String,
+    /// Column with the weights, or with a field of that name; the only one that has such a field by default.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) by: Option<String>,
     #[command(flatten)]
     pub(crate) results: Results,
 }

@@ -6,7 +6,9 @@ mod hops;
 mod influence;
 mod input;
 mod lds;
+mod pairs;
 mod ranked;
+mod recall;
 mod results;
 mod retrieval;
 
@@ -52,6 +54,8 @@ fn run(analysis: Analysis, resources: &Resources) -> Done {
         Analysis::Retrieval(arguments) => retrieval::retrieval(arguments, resources),
         Analysis::Lds(arguments) => lds::lds(arguments, resources),
         Analysis::Agreement(arguments) => agreement::agreement(arguments, resources),
+        Analysis::Pairs(arguments) => pairs::pairs(arguments, resources),
+        Analysis::Recall(arguments) => recall::recall(arguments, resources),
         Analysis::Hops(arguments) => hops::hops(arguments, resources),
     }
 }

@@ -98,13 +98,14 @@ impl Damping {
             _ => self.factor * mean(&eigenvalues),
         };
         let split = factors.filter(|_| self.inversion == Inversion::FactoredTikhonov);
+        let balanced = split.map(|FactorValues { gradients, activations }| balance(mean(activations), mean(gradients)));
         let multiplier = |(place, &value): (usize, &f64)| match (self.inversion, split) {
             (Inversion::TikhonovFiltered, _) => value / (value * value + damping * damping),
             (Inversion::Pseudoinverse, _) if value > damping => 1.0 / value,
             (Inversion::Pseudoinverse, _) => 0.0,
             (_, None) => 1.0 / (value + damping),
             (_, Some(FactorValues { gradients, activations })) => {
-                let (pi, root) = (balance(mean(activations), mean(gradients)), damping.sqrt());
+                let (pi, root) = (balanced.unwrap_or(1.0), damping.sqrt());
                 let (row, column) = (place / activations.len(), place % activations.len());
                 let (of_gradients, of_activations) = (gradients[row].max(0.0), activations[column].max(0.0));
                 1.0 / (value + pi * root * of_gradients + root / pi * of_activations + damping)

@@ -35,6 +35,8 @@ pub enum Statistic {
     ColumnSecondMoment,
     /// H: sum of vec(P)·vec(P)ᵀ over documents, where P is the projected gradient, `[p², p²]`.
     Gram,
+    /// Sum of vec(P)·vec(P)ᵀ / (λ + ‖P‖²) over documents, `[p², p²]`.
+    NormalizedGram,
 }
 
 impl Statistic {
@@ -52,6 +54,7 @@ impl Statistic {
             Self::RowSecondMoment => "row_second_moment",
             Self::ColumnSecondMoment => "column_second_moment",
             Self::Gram => "gram",
+            Self::NormalizedGram => "normalized_gram",
         }
     }
 
@@ -60,7 +63,7 @@ impl Statistic {
         Self::ALL.into_iter().find(|statistic| statistic.name() == name)
     }
 
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::ActivationCovariance,
         Self::GradientCovariance,
         Self::ActivationEigenvalues,
@@ -72,6 +75,7 @@ impl Statistic {
         Self::RowSecondMoment,
         Self::ColumnSecondMoment,
         Self::Gram,
+        Self::NormalizedGram,
     ];
 
     /// Whether it is a sum that those of other documents can be added to.

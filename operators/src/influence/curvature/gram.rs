@@ -21,6 +21,7 @@ pub struct Grams {
 #[derive(Clone, Debug)]
 struct Sums {
     width: usize,
+    statistic: Statistic,
     documents: u64,
     upper: Vec<f64>,
 }
@@ -31,9 +32,30 @@ impl Grams {
     /// # Errors
     /// Another width than before, and values that are no whole rows.
     pub fn add(&mut self, module: &str, rows: &[f32], width: usize) -> Result<()> {
+        self.add_weighted(module, rows, width, Statistic::Gram, |_| 1.0)
+    }
+
+    /// Adds the same divided by λ + ‖P‖², where `damping` is λ, the same for all of a layer: the sums are those of [`Statistic::NormalizedGram`].
+    ///
+    /// # Errors
+    /// As of [`add`](Self::add).
+    pub fn add_normalized(&mut self, module: &str, rows: &[f32], width: usize, damping: f64) -> Result<()> {
+        self.add_weighted(module, rows, width, Statistic::NormalizedGram, |row| {
+            (damping + row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>()).recip()
+        })
+    }
+
+    fn add_weighted(
+        &mut self,
+        module: &str,
+        rows: &[f32],
+        width: usize,
+        statistic: Statistic,
+        weight: impl Fn(&[f32]) -> f64,
+    ) -> Result<()> {
         if !self.sums.contains_key(module) {
             self.order.push(module.to_owned());
-            let sums = Sums { width, documents: 0, upper: vec![0.0; width * width] };
+            let sums = Sums { width, statistic, documents: 0, upper: vec![0.0; width * width] };
             self.sums.insert(module.to_owned(), sums);
         }
         let Some(sums) = self.sums.get_mut(module) else { return Ok(()) };
@@ -50,8 +72,9 @@ impl Grams {
         }
         for values in rows.chunks_exact(width.max(1)) {
             sums.documents += 1;
+            let weight = weight(values);
             for (row, &value) in values.iter().enumerate() {
-                let value = f64::from(value);
+                let value = weight * f64::from(value);
                 let to = &mut sums.upper[row * width + row..(row + 1) * width];
                 to.iter_mut().zip(&values[row..]).for_each(|(sum, &other)| *sum += value * f64::from(other));
             }
@@ -62,13 +85,41 @@ impl Grams {
     /// The sums, in the order in which layers came first.
     pub fn into_factors(mut self) -> Factors {
         let each = self.order.into_iter().filter_map(|module| {
-            let Sums { width, documents, mut upper } = self.sums.remove(&module)?;
+            let Sums { width, statistic, documents: count, mut upper } = self.sums.remove(&module)?;
             mirror(&mut upper, width);
-            let (statistic, count) = (Statistic::Gram, documents);
             Some(Factor { module, statistic, rows: width, columns: width, bias: false, count, values: upper })
         });
         each.collect()
     }
+}
+
+/// The mean of the eigenvalues of the Gram matrix of a layer: its trace by its size.
+///
+/// # Errors
+/// A layer without a Gram matrix, one of no document or that is not finite.
+pub fn mean_eigenvalue(factors: &Factors, module: &str) -> Result<f64> {
+    let gram = factors.get(module, Statistic::Gram)?;
+    let mean = gram.mean()?;
+    let diagonal = (0..gram.rows).map(|place| mean[place * gram.columns + place]);
+    Ok(diagonal.sum::<f64>() / gram.rows.max(1) as f64)
+}
+
+/// The inverse of DataInf by a layer, `[n, n]`: H⁻¹ = 1/λ · (I - E\[P·Pᵀ / (λ + ‖P‖²)\]), the mean of the inverses of λI + P·Pᵀ instead of the inverse of their mean
+/// (Kwon and others, *DataInf: efficiently estimating data influence in LoRA-tuned LLMs and diffusion models*, 2024). `gram` says what λ is, `damping` times the mean eigenvalue,
+/// and `normalized` must have been learned with the same.
+///
+/// # Errors
+/// A layer without these statistics or of another size, statistics of no document or that are not finite, and gradients that are all 0.
+pub fn data_inf(gram: &Factors, normalized: &Factors, module: &str, width: usize, damping: f64) -> Result<Vec<f64>> {
+    let lambda = damping * mean_eigenvalue(gram, module)?;
+    if lambda <= 0.0 {
+        return Err(CurvatureError::Singular { module: module.to_owned(), value: lambda });
+    }
+    let normalized = normalized.get(module, Statistic::NormalizedGram)?;
+    expect_shape(normalized, [width, width])?;
+    let mut inverse: Vec<f64> = normalized.mean()?.iter().map(|value| -value / lambda).collect();
+    (0..width).for_each(|place| inverse[place * width + place] += 1.0 / lambda);
+    Ok(inverse)
 }
 
 /// How much of an inverse is taken.
@@ -101,9 +152,12 @@ pub enum Mixing {
     /// This much, 0 to 1.
     Share(f64),
     /// λ = σ_corpus / (σ_queries + σ_corpus), where σ is the k-th largest eigenvalue of all layers together: so many directions that are common to the
-    /// queries are weighed down.
+    /// queries are weighed down. Where queries or corpus have fewer directions k is as many as both have.
     Components(usize),
 }
+
+/// An eigenvalue that is this share of the largest one is rounding of gradients in single precision.
+const NO_DIRECTION: f64 = 1e-9;
 
 /// H = λ·H_queries + (1 - λ)·H_corpus of all layers that both have, in the order of the corpus; and λ.
 ///
@@ -125,21 +179,29 @@ pub fn mix_grams(queries: &Factors, corpus: &Factors, mixing: Mixing) -> Result<
         }
         Mixing::Components(0) => 1.0,
         Mixing::Components(components) => {
-            let pooled = |side: &dyn Fn(&(&Factor, &Factor)) -> Result<Vec<f64>>| -> Result<f64> {
+            let pooled = |side: &dyn Fn(&(&Factor, &Factor)) -> Result<Vec<f64>>| -> Result<Vec<f64>> {
                 let mut values = Vec::new();
                 for pair in &both {
                     values.extend(side(pair)?);
                 }
                 values.sort_by(|a, b| b.total_cmp(a));
-                Ok(values[components.min(values.len()) - 1].max(0.0))
+                Ok(values)
             };
             let eigenvalues = |gram: &Factor| -> Result<Vec<f64>> {
                 expect_shape(gram, [gram.rows, gram.rows])?;
                 Ok(Eigen::of(&gram.module, "the Gram matrix", &gram.mean()?, gram.rows)?.values)
             };
             let (of_queries, of_corpus) = (pooled(&|pair| eigenvalues(pair.0))?, pooled(&|pair| eigenvalues(pair.1))?);
-            // Where neither has so many directions both count alike.
-            if of_queries + of_corpus > 0.0 { of_corpus / (of_queries + of_corpus) } else { 0.5 }
+            // Few queries have few directions, and what is beyond these is rounding: the last direction that both have is compared then.
+            let directions = |values: &[f64]| {
+                let least = NO_DIRECTION * values.first().copied().unwrap_or_default();
+                values.iter().take_while(|&&value| value > least).count()
+            };
+            let place = components.min(directions(&of_queries)).min(directions(&of_corpus));
+            match place.checked_sub(1) {
+                Some(place) => of_corpus[place] / (of_queries[place] + of_corpus[place]),
+                None => 0.5,
+            }
         }
     };
     let mixed = both.into_iter().map(|(queries, corpus)| {

@@ -2,7 +2,7 @@
 //! eigenbasis*, 2018; Grosse and others, *Studying large language model generalization with influence functions*, 2023).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::factors::{Factor, Factors, Statistic};
 use super::layer::{Layer, Layers};
@@ -16,7 +16,7 @@ use crate::models::{Compute, ModelError, Parameter};
 #[derive(Debug)]
 pub struct Lambdas {
     layers: Layers,
-    factors: Arc<Factors>,
+    rotations: Arc<Rotations>,
     /// By the index of the parameter.
     sums: BTreeMap<usize, Sums>,
     scratch: Scratch,
@@ -26,7 +26,7 @@ pub struct Lambdas {
 #[derive(Debug)]
 struct Sums {
     layer: Layer,
-    rotation: Rotation,
+    rotation: Arc<Rotation>,
     documents: u64,
     squares: Vec<f64>,
 }
@@ -34,7 +34,12 @@ struct Sums {
 impl Lambdas {
     /// Of these layers, whose covariances, or the eigenvectors of these, must be among the factors.
     pub fn new(layers: Layers, factors: Arc<Factors>) -> Self {
-        Self { layers, factors, sums: BTreeMap::new(), scratch: Scratch::default(), turned: Vec::new() }
+        Self::sharing(layers, Arc::new(Rotations::new(factors)))
+    }
+
+    /// The same with eigenvectors that others read, too.
+    pub(crate) fn sharing(layers: Layers, rotations: Arc<Rotations>) -> Self {
+        Self { layers, rotations, sums: BTreeMap::new(), scratch: Scratch::default(), turned: Vec::new() }
     }
 
     /// The sums, in the order of the model's parameters.
@@ -43,6 +48,32 @@ impl Lambdas {
             Factor::new(&layer, Statistic::Lambda, documents, [layer.outputs, layer.columns], squares)
         });
         each.collect()
+    }
+}
+
+/// Eigenvectors by layer, made when they are first asked for and shared from there on: they are as large as the covariances.
+#[derive(Debug)]
+pub(crate) struct Rotations {
+    factors: Arc<Factors>,
+    made: Mutex<BTreeMap<String, Arc<Rotation>>>,
+}
+
+impl Rotations {
+    pub(crate) const fn new(factors: Arc<Factors>) -> Self {
+        Self { factors, made: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn of(&self, layer: &Layer) -> super::error::Result<Arc<Rotation>> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rotation) = made.get(&layer.name) {
+            return Ok(Arc::clone(rotation));
+        }
+        let eigen = |covariance, n| self.factors.eigen(&layer.name, covariance, n);
+        let gradients = eigen(Statistic::GradientCovariance, layer.outputs)?;
+        let activations = eigen(Statistic::ActivationCovariance, layer.columns)?;
+        let rotation = Arc::new(Rotation::new(layer, &gradients, &activations)?);
+        made.insert(layer.name.clone(), Arc::clone(&rotation));
+        Ok(rotation)
     }
 }
 
@@ -55,10 +86,7 @@ impl Tap for Lambdas {
         let Some(rows) = self.layers.rows(gradient) else { return Ok(()) };
         if !self.sums.contains_key(&rows.index) {
             let layer = rows.layer.clone();
-            let eigen = |covariance, n| self.factors.eigen(&layer.name, covariance, n);
-            let gradients = eigen(Statistic::GradientCovariance, layer.outputs)?;
-            let activations = eigen(Statistic::ActivationCovariance, layer.columns)?;
-            let rotation = Rotation::new(&layer, &gradients, &activations)?;
+            let rotation = self.rotations.of(&layer)?;
             let squares = vec![0.0; layer.elements()];
             self.sums.insert(rows.index, Sums { layer, rotation, documents: 0, squares });
         }

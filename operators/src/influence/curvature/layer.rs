@@ -126,7 +126,7 @@ impl Rows<'_> {
 }
 
 /// Overwrites `to` with aᵀ·b, where a and b have so many rows.
-pub(super) fn product_of_rows(
+pub(crate) fn product_of_rows(
     compute: Compute<'_>,
     a: &[f32],
     b: &[f32],
@@ -144,7 +144,7 @@ pub(super) fn product_of_rows(
 }
 
 /// Products in single precision.
-pub(super) const fn options(compute: Compute<'_>, accumulate: bool) -> GemmOptions {
+pub(crate) const fn options(compute: Compute<'_>, accumulate: bool) -> GemmOptions {
     GemmOptions { precision: Precision::F32, accumulate, threads: compute.threads, engine: None }
 }
 

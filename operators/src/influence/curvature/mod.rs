@@ -86,13 +86,17 @@ pub use error::{CurvatureError, Result};
 pub use exact::ExactScorer;
 pub use factors::{Factor, Factors, Statistic};
 pub use fold::KfacSides;
-pub use gram::{Grams, Mixing, Power, gram_power, mix_grams};
+pub use gram::{Grams, Mixing, Power, data_inf, gram_power, mean_eigenvalue, mix_grams};
 pub use lambda::Lambdas;
+pub(crate) use lambda::Rotations;
 pub use layer::{Layer, Layers};
+pub(crate) use layer::{options as gemm_options, product_of_rows};
+pub(crate) use learn::before;
 pub use learn::{
     GradientStatisticsConfig, GradientStatisticsKind, Labels, Learned, Origin, StatisticsReduction, next_fit,
     read_factors,
 };
+pub(crate) use moments::scale_by_second_moments;
 pub use moments::{AdafactorScales, MomentsOf, SecondMoments, adam_scales};
 pub use precondition::Curvature;
 pub use queries::{ModuleGradients, QueryGradients};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::error::Result;
 use super::factors::{Factor, Factors, Statistic};
 use super::layer::{Layer, Layers};
+use crate::influence::sketch::Sketch;
 use crate::models::gradients::{Gradient, Tap};
 use crate::models::{Compute, ModelError, Parameter};
 
@@ -137,6 +138,17 @@ impl AdafactorScales {
             columns: columns.iter().map(|column| (1.0 / column.sqrt()) as f32).collect(),
         })
     }
+}
+
+/// Multiplies what Adafactor's second moments make of gradients into both sides of a projection, at no cost for each token. An error is a message.
+pub(crate) fn scale_by_second_moments(sketch: &mut Sketch, factors: &Factors) -> std::result::Result<(), String> {
+    for number in 0..sketch.modules().len() {
+        let scales = AdafactorScales::of(factors, &sketch.modules()[number].name).map_err(|error| error.to_string())?;
+        let [rows, columns] =
+            [scales.rows, scales.columns].map(|scales| scales.into_iter().map(f64::from).collect::<Vec<_>>());
+        sketch.scale_sides(number, Some(&rows), Some(&columns))?;
+    }
+    Ok(())
 }
 
 /// What Adam's second moments make of gradients: factors 1 / (√E\[g²\] + 1e-8), `[outputs, columns]`, as in bergson.

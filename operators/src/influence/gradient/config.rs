@@ -74,6 +74,27 @@ fn default_column() -> String {
     "text".to_owned()
 }
 
+/// What the tokens with a loss are called where they are those of the whole text.
+pub(in crate::influence) const TEXT: &str = "text";
+
+impl GradientConfig {
+    /// Which tokens have a loss, in words.
+    pub(in crate::influence) fn targets(&self) -> String {
+        let place = |position: &Position| match position {
+            Position::Number(number) => number.to_string(),
+            Position::Column(column) => format!("'{column}'"),
+        };
+        match (&self.answer, &self.span) {
+            (Some(answer), _) => format!("answer '{answer}'"),
+            (None, Some(Span { start, end })) => {
+                let end = end.as_ref().map_or_else(|| "the end".to_owned(), place);
+                format!("span from {} to {end}", place(start))
+            }
+            (None, None) => TEXT.to_owned(),
+        }
+    }
+}
+
 /// Tokens of a text, counted from 0 in the ids that the tokenizer gives with its special tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

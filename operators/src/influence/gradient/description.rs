@@ -81,7 +81,7 @@ pub struct ModuleDescription {
 pub struct LossDescription {
     /// How the losses of tokens are put together.
     pub reduction: Reduction,
-    /// Which tokens are predicted: `text`, `span` or `answer`.
+    /// Which tokens are predicted: those of the `text`, of an answer or of a span, with columns and places.
     pub targets: String,
     /// The most tokens of a text.
     pub context_length: usize,
@@ -95,11 +95,6 @@ impl SketchDescription {
         files.iter().for_each(|file| {
             hasher.update(file.hash.as_bytes());
         });
-        let targets = match (&config.answer, &config.span) {
-            (Some(_), _) => "answer",
-            (None, Some(_)) => "span",
-            (None, None) => "text",
-        };
         let modules = sketch.modules().iter().map(|module| ModuleDescription {
             name: module.name.clone(),
             offset: module.offset,
@@ -123,7 +118,7 @@ impl SketchDescription {
             },
             loss: LossDescription {
                 reduction: config.reduction,
-                targets: targets.to_owned(),
+                targets: config.targets(),
                 context_length: reader.context_length,
             },
             per_token: config.per_token,

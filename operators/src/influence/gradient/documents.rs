@@ -70,6 +70,19 @@ pub(in crate::influence) fn check(kind: &str, config: &GradientConfig, input: &S
     }
 }
 
+/// Names of the columns that are read.
+pub(in crate::influence) fn inputs(config: &GradientConfig) -> Vec<String> {
+    let of_span = config.span.iter().flat_map(columns);
+    let names = [config.column.as_str()].into_iter().chain(config.answer.as_deref()).chain(of_span);
+    let mut inputs: Vec<String> = Vec::new();
+    for name in names {
+        if !inputs.iter().any(|known| known == name) {
+            inputs.push(name.to_owned());
+        }
+    }
+    inputs
+}
+
 /// The columns of a span.
 pub(in crate::influence) fn columns(span: &Span) -> impl Iterator<Item = &str> {
     [Some(&span.start), span.end.as_ref()].into_iter().flatten().filter_map(|position| match position {

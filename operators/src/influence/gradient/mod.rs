@@ -30,8 +30,8 @@
 //! # What is the loss of
 //!
 //! All tokens of the text but the first, encoded with the special tokens that the tokenizer adds. With `span` only the tokens at places `start` to before `end` of these are targets, counted from
-//! 0, special tokens included. With `answer` the column's text is encoded without special tokens and put behind those of the text, before special tokens at the end, and its tokens are the targets. Text and answer
-//! are encoded apart from one another, as evaluations of language models do, so an answer should bring its own space.
+//! 0, special tokens included. With `answer` text and answer are encoded as one text, and the answer's tokens are the targets: all from the first one on that the text by itself does not have at
+//! that place, so that a token in which both meet is the answer's, and special tokens at the end are, too. The same is done with the prompt and the completion of a query.
 //!
 //! Of a text that is too long the first `context_length` tokens are read; with `answer` the last ones.
 //!
@@ -70,6 +70,7 @@ mod operator;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::influence) use config::TEXT;
 pub use config::{GradientConfig, Norms, Position, Reduction, Span};
 pub use decode::SketchRows;
 pub use description::{

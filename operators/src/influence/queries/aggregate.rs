@@ -60,6 +60,11 @@ impl Aggregation {
         self.groups.iter().flat_map(|(_, members)| mean(members)).collect()
     }
 
+    /// Whether queries are put together before rows are compared with them.
+    pub(crate) fn combines(&self) -> bool {
+        self.aggregate == Aggregate::Mean
+    }
+
     /// How many products a row has with [`vectors`](Self::vectors).
     pub(crate) fn products(&self) -> usize {
         if self.aggregate == Aggregate::Mean { self.groups.len() } else { self.queries }

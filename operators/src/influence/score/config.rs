@@ -5,13 +5,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::KIND;
+use super::candidates::{CandidatesConfig, ChoosingConfig};
 use crate::config::{self, invalid};
 use crate::influence::curvature::{
-    Damping, GradientStatisticsConfig, Inversion, Labels, Learned, Mixing, StatisticsReduction,
+    Damping, GradientStatisticsConfig, Inversion, Labels, Learned, Mixing, StatisticsReduction, next_fit,
 };
 use crate::influence::gradient::{Encoding, GradientConfig, Norms, Reduction, Span};
 use crate::influence::sketch::{SignSource, default_dimension};
 use crate::influence::{Modules, QueriesConfig};
+use crate::operator::Fit;
 use crate::scoring::Precision;
 use crate::scoring::reader::default_column;
 use crate::{OperatorError, Result};
@@ -70,16 +72,40 @@ pub struct InfluenceConfig {
     /// Of `trackstar` and `kfac`: whether both sides get length 1; true for `trackstar`, else false.
     #[serde(default)]
     pub normalize: Option<bool>,
+    /// Of `dot`, `cosine` and `trackstar`: what gradients are divided by before they are projected.
+    #[serde(default)]
+    pub normalizer: Option<Normalizer>,
+    /// Of a `normalizer`: the file with second moments. Made from the rows themselves if left out.
+    #[serde(default)]
+    pub second_moments: Option<String>,
+    /// Of `less`: Adam's state, a safetensors file with `<parameter>.exp_avg` and `<parameter>.exp_avg_sq` of each layer's weights, as PyTorch has them.
+    #[serde(default)]
+    pub optimizer: Option<String>,
+    /// Of `less`: β₁ and β₂ of Adam; 0.9 and 0.999 if left out.
+    #[serde(default)]
+    pub betas: Option<[f64; 2]>,
+    /// Of `less`: ε of Adam, under the root; 1e-8 if left out.
+    #[serde(default)]
+    pub epsilon: Option<f64>,
+    /// Of `dot`, `cosine` and `less`: what scores are multiplied with where several checkpoints are added up, such as the learning rate.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Of `dot`, `cosine` and `less`: further checkpoints of the model, whose scores are added.
+    #[serde(default)]
+    pub checkpoints: Vec<CheckpointConfig>,
     /// Of methods with statistics: the file with what was learned from a corpus. Made from the rows themselves if left out.
     #[serde(default)]
     pub statistics: Option<String>,
-    /// Of `ekfac`: the file with what was learned of K-FAC, beside that with eigenvalues, which is `statistics`. Made from the rows themselves if left out.
+    /// Of `ekfac`: the file with what was learned of K-FAC, beside that with eigenvalues, which is `statistics`. Of `datainf`: the file with Gram matrices. Made from the
+    /// rows themselves if left out.
     #[serde(default)]
     pub factors: Option<String>,
-    /// Of methods with statistics: the tokens of whose losses their gradients are, drawn from the model (`sampled`, if left out) or those that are there. Not of `trackstar`.
+    /// Of methods with statistics: the tokens of whose losses their gradients are, drawn from the model (`sampled`, if left out) or those that are there. Not of
+    /// `trackstar` and `datainf`, which take those that are there.
     #[serde(default)]
     pub labels: Option<Labels>,
-    /// Of methods with statistics that are made from the rows themselves: from how many of the first rows.
+    /// Of methods with statistics that are made from the rows themselves: from how many of the
+    /// first rows of the source.
     #[serde(default)]
     pub fit_rows: Option<u64>,
     /// Of methods with statistics: how their eigenvalues are inverted.
@@ -88,9 +114,21 @@ pub struct InfluenceConfig {
     /// Of `trackstar`: how much the queries' Gram matrix counts.
     #[serde(default)]
     pub mixing: Option<MixingRule>,
-    /// Of `diagonal`, `kfac_exact` and `ekfac`: queries are replaced by the nearest matrices of this rank, which is faster where there are few queries.
+    /// Of `identity`, `diagonal`, `kfac_exact` and `ekfac`: whether the gradient of a layer's bias is a further column of that of its weights, as in kronfluence.
+    #[serde(default)]
+    pub bias: bool,
+    /// Of `identity`, `diagonal`, `kfac_exact` and `ekfac`: queries are replaced by the nearest matrices of this rank, which is faster where there are few queries.
     #[serde(default)]
     pub rank: Option<usize>,
+    /// Only rows that a cheaper method ranks high, and some by chance, are scored; the others have no scores.
+    #[serde(default)]
+    pub candidates: Option<CandidatesConfig>,
+    /// With `candidates`: the statistics of the cheaper method. Made from the rows themselves if left out.
+    #[serde(default)]
+    pub candidate_statistics: Option<String>,
+    /// With `candidates`: the file that says which rows are scored. Made from the rows themselves if left out.
+    #[serde(default)]
+    pub candidate_rows: Option<String>,
     /// Of `representation`: which hidden states. 0 is the embeddings, n what layer n leaves; those after the last norm if left out.
     #[serde(default)]
     pub layer: Option<usize>,
@@ -120,8 +158,42 @@ pub enum Method {
     Diagonal,
     /// ⟨q, g⟩ of whole gradients.
     Identity,
+    /// ⟨H⁻¹q, g⟩ of projected gradients, where H⁻¹ is the mean of the inverses of λI + g·gᵀ of each layer.
+    #[serde(rename = "datainf")]
+    DataInf,
+    /// The cosine of q and of what Adam makes of g, both projected.
+    Less,
     /// The cosine of pooled hidden states, without any gradient.
     Representation,
+}
+
+const fn one() -> f64 {
+    1.0
+}
+
+/// A further checkpoint of a model, with the same tokenizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// As of `influence`.
+    pub model: String,
+    /// As of `influence`.
+    #[serde(default)]
+    pub adapter: Option<String>,
+    /// As of `influence`.
+    #[serde(default)]
+    pub optimizer: Option<String>,
+    /// As of `influence`.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+/// What gradients are divided by before they are projected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalizer {
+    /// √V, where V is the outer product of the mean squares of rows and columns, as Adafactor keeps them.
+    Adafactor,
 }
 
 /// How much the queries' Gram matrix counts where it is mixed with the corpus's.
@@ -186,18 +258,20 @@ impl Method {
             Self::Ekfac => "ekfac",
             Self::Diagonal => "diagonal",
             Self::Identity => "identity",
+            Self::DataInf => "datainf",
+            Self::Less => "less",
             Self::Representation => "representation",
         }
     }
 
     /// Whether gradients are projected.
     pub(super) const fn projects(self) -> bool {
-        matches!(self, Self::Dot | Self::Cosine | Self::Trackstar | Self::Kfac)
+        matches!(self, Self::Dot | Self::Cosine | Self::Trackstar | Self::Kfac | Self::DataInf | Self::Less)
     }
 
     /// Whether something is learned from a corpus.
     pub(super) const fn has_statistics(self) -> bool {
-        matches!(self, Self::Trackstar | Self::Kfac | Self::KfacExact | Self::Ekfac | Self::Diagonal)
+        matches!(self, Self::Trackstar | Self::Kfac | Self::KfacExact | Self::Ekfac | Self::Diagonal | Self::DataInf)
     }
 }
 
@@ -207,30 +281,48 @@ impl InfluenceConfig {
     /// # Errors
     /// Unknown keys, wrong values, and keys that the method has no use for.
     pub(super) fn read(config: &Value) -> Result<Self> {
-        let mut config: Self = config::parse(KIND, config)?;
+        let config: Self = config::parse(KIND, config)?;
+        config.complete()
+    }
+
+    /// The same of one that was read already.
+    pub(super) fn complete(mut self) -> Result<Self> {
+        let config = &mut self;
         let method = config.method;
-        config.queries = config.queries.complete(KIND)?;
+        config.queries = config.queries.clone().complete(KIND)?;
         let differentiates = method != Method::Representation;
         let has_length = matches!(method, Method::Trackstar | Method::Kfac);
+        // Where K-FAC is in the projection, or Adam behind the gradient, it is not that of a column.
+        let from_model = matches!(method, Method::Kfac | Method::Less);
+        let adds = matches!(method, Method::Dot | Method::Cosine | Method::Less);
+        let scales = matches!(method, Method::Dot | Method::Cosine | Method::Trackstar);
+        let has_labels = !matches!(method, Method::Trackstar | Method::DataInf);
         let exact = matches!(method, Method::Diagonal | Method::KfacExact | Method::Ekfac | Method::Identity);
         let given = [
             ("dimension", method.projects() || config.dimension == default_dimension()),
             ("seed", method.projects() || config.seed == 0),
             ("signs", method.projects() || config.signs == SignSource::default()),
-            // Where K-FAC is in the projection, it is not that of a column.
-            ("gradients", method.projects() && method != Method::Kfac || config.gradients.is_none()),
+            ("gradients", method.projects() && !from_model || config.gradients.is_none()),
+            ("optimizer", method == Method::Less || config.optimizer.is_none()),
+            ("betas", method == Method::Less || config.betas.is_none()),
+            ("epsilon", method == Method::Less || config.epsilon.is_none()),
+            ("weight", adds || config.weight == one()),
+            ("checkpoints", adds || config.checkpoints.is_empty()),
+            ("normalizer", scales || config.normalizer.is_none()),
             ("modules", differentiates || config.modules == Modules::default()),
             ("reduction", differentiates || config.reduction == Reduction::default()),
             ("answer", differentiates || config.answer.is_none()),
             ("span", differentiates || config.span.is_none()),
             ("normalize", has_length || config.normalize.is_none()),
             ("statistics", method.has_statistics() || config.statistics.is_none()),
-            ("factors", method == Method::Ekfac || config.factors.is_none()),
-            ("labels", method.has_statistics() && method != Method::Trackstar || config.labels.is_none()),
-            ("fit_rows", method.has_statistics() || config.fit_rows.is_none()),
+            ("factors", matches!(method, Method::Ekfac | Method::DataInf) || config.factors.is_none()),
+            ("labels", method.has_statistics() && has_labels || config.labels.is_none()),
+            ("fit_rows", method.has_statistics() || config.normalizer.is_some() || config.fit_rows.is_none()),
             ("damping", method.has_statistics() || config.damping.is_none()),
             ("mixing", method == Method::Trackstar || config.mixing.is_none()),
             ("rank", exact || config.rank.is_none()),
+            ("bias", exact || !config.bias),
+            ("candidates", exact || config.candidates.is_none()),
             ("layer", method == Method::Representation || config.layer.is_none()),
             ("pooling", method == Method::Representation || config.pooling.is_none()),
         ];
@@ -248,13 +340,26 @@ impl InfluenceConfig {
             if method == Method::Kfac && damping.inversion != Inversion::FactoredTikhonov {
                 return Err(wrong("damping.inversion", "the method 'kfac' has 'factored_tikhonov' alone".to_owned()));
             }
-            if method != Method::Trackstar {
+            if method == Method::DataInf && damping.inversion != Inversion::default() {
+                return Err(wrong("damping.inversion", "the method 'datainf' has 'damped_inverse' alone".to_owned()));
+            }
+            if has_labels {
                 config.labels.get_or_insert_default();
             }
-            if config.statistics.is_none() {
-                config.fit_rows.get_or_insert(FIT_ROWS);
-            }
         }
+        let learns = method.has_statistics() && config.statistics.is_none()
+            || config.normalizer.is_some() && config.second_moments.is_none();
+        if learns {
+            config.fit_rows.get_or_insert(FIT_ROWS);
+        }
+        if config.normalizer.is_none() && config.second_moments.is_some() {
+            return Err(wrong("second_moments", "it has no use without 'normalizer'".to_owned()));
+        }
+        if config.normalizer.is_some() && config.gradients.is_some() {
+            let message = "gradients of a column are as they are; leave out 'normalizer' or 'gradients'".to_owned();
+            return Err(wrong("normalizer", message));
+        }
+        config.complete_checkpoints()?;
         match method {
             Method::Trackstar => {
                 let mixing = *config.mixing.get_or_insert(MixingRule::Components(COMPONENTS));
@@ -275,7 +380,95 @@ impl InfluenceConfig {
         if config.fit_rows == Some(0) {
             return Err(wrong("fit_rows", "0; at least 1 is allowed".to_owned()));
         }
-        Ok(config)
+        let beside =
+            [("candidate_statistics", &config.candidate_statistics), ("candidate_rows", &config.candidate_rows)];
+        match &config.candidates {
+            Some(candidates) => {
+                let first = candidates.first(config)?;
+                if !first.method.has_statistics() && config.candidate_statistics.is_some() {
+                    let message = format!("the method '{}' has no use for it", first.method.name());
+                    return Err(wrong("candidate_statistics", message));
+                }
+            }
+            None => {
+                if let Some((key, _)) = beside.iter().find(|(_, value)| value.is_some()) {
+                    return Err(wrong(key, "it has no use without 'candidates'".to_owned()));
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Defaults of Adam, and what checkpoints need.
+    fn complete_checkpoints(&mut self) -> Result<()> {
+        let weights = [self.weight].into_iter().chain(self.checkpoints.iter().map(|checkpoint| checkpoint.weight));
+        if let Some(weight) = weights.into_iter().find(|weight| !weight.is_finite()) {
+            return Err(wrong("weight", format!("{weight}; a number is needed")));
+        }
+        if !self.checkpoints.is_empty() {
+            for (key, given) in [("gradients", self.gradients.is_some()), ("normalizer", self.normalizer.is_some())] {
+                if given {
+                    return Err(wrong(key, "it is of one checkpoint; leave it out, or 'checkpoints'".to_owned()));
+                }
+            }
+        }
+        if self.method != Method::Less {
+            let given = self.checkpoints.iter().position(|checkpoint| checkpoint.optimizer.is_some());
+            return given.map_or(Ok(()), |place| {
+                let message = format!("the method '{}' has no use for it", self.method.name());
+                Err(wrong(&format!("checkpoints[{place}].optimizer"), message))
+            });
+        }
+        let betas = *self.betas.get_or_insert([0.9, 0.999]);
+        if let Some(beta) = betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+            return Err(wrong("betas", format!("{beta}; 0 to below 1 is allowed")));
+        }
+        let epsilon = *self.epsilon.get_or_insert(1e-8);
+        if !(epsilon > 0.0 && epsilon.is_finite()) {
+            return Err(wrong("epsilon", format!("{epsilon}; numbers above 0 are allowed")));
+        }
+        if self.optimizer.is_none() {
+            return Err(wrong("optimizer", "the method 'less' needs Adam's state".to_owned()));
+        }
+        match self.checkpoints.iter().position(|checkpoint| checkpoint.optimizer.is_none()) {
+            Some(place) => Err(wrong(
+                &format!("checkpoints[{place}].optimizer"),
+                "the method 'less' needs Adam's state".to_owned(),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The configuration of a single checkpoint: this one's, then those of the others.
+    pub(super) fn at_checkpoints(&self) -> impl Iterator<Item = Self> + '_ {
+        let alone = Self { checkpoints: Vec::new(), ..self.clone() };
+        let others = self.checkpoints.iter().map(|checkpoint| {
+            let CheckpointConfig { model, adapter, optimizer, weight } = checkpoint.clone();
+            // Without one of its own a checkpoint has the tokenizer of the first.
+            let tokenizer = self.tokenizer.clone().or_else(|| Some(self.model.clone()));
+            Self { model, adapter, optimizer, weight, tokenizer, checkpoints: Vec::new(), ..self.clone() }
+        });
+        std::iter::once(alone).chain(others)
+    }
+
+    /// What has to be learned from the rows next, if something is missing.
+    pub(super) fn next_fit(&self) -> Result<Option<Fit>> {
+        if let Some(candidates) = &self.candidates {
+            let first = candidates.first(self)?;
+            if let Some(fit) = first.next_fit()? {
+                return Ok(Some(Fit { key: "candidate_statistics", ..fit }));
+            }
+            if self.candidate_rows.is_none() {
+                let spec = ChoosingConfig::of(self, candidates)?.spec()?;
+                return Ok(Some(Fit { spec, key: "candidate_rows", rows: None }));
+            }
+        }
+        if let (Some(goal), None) = (self.moments(), &self.second_moments) {
+            let fit = next_fit(&goal, None, None, self.fit_rows)?;
+            return Ok(fit.map(|fit| Fit { key: "second_moments", ..fit }));
+        }
+        let Some(goal) = self.learned() else { return Ok(None) };
+        next_fit(&goal, self.factors.as_deref(), self.statistics.as_deref(), self.fit_rows)
     }
 
     /// What `gradient_statistics` would be given for what the method needs, if it needs something.
@@ -286,14 +479,32 @@ impl InfluenceConfig {
             Method::Kfac | Method::KfacExact => Learned::Kfac { labels, seed },
             Method::Ekfac => Learned::EkfacLambda { labels, seed },
             Method::Diagonal => Learned::Diagonal { labels, seed },
-            Method::Dot | Method::Cosine | Method::Identity | Method::Representation => return None,
+            Method::DataInf => Learned::DataInf {
+                dimension: self.dimension,
+                seed: self.seed,
+                signs: self.signs,
+                damping: self.damping.unwrap_or_default().factor,
+            },
+            Method::Dot | Method::Cosine | Method::Less | Method::Identity | Method::Representation => return None,
         };
+        let factors = self.second_moments.clone().filter(|_| self.method == Method::Trackstar);
+        Some(GradientStatisticsConfig { factors, ..self.learning(statistics) })
+    }
+
+    /// What `gradient_statistics` would be given for what gradients are divided by.
+    pub(super) fn moments(&self) -> Option<GradientStatisticsConfig> {
+        self.normalizer.map(|Normalizer::Adafactor| self.learning(Learned::Adafactor {}))
+    }
+
+    fn learning(&self, statistics: Learned) -> GradientStatisticsConfig {
         let config = self.clone();
-        Some(GradientStatisticsConfig {
+        GradientStatisticsConfig {
             model: config.model,
             adapter: config.adapter,
             tokenizer: config.tokenizer,
             column: config.column,
+            answer: config.answer,
+            span: config.span,
             context_length: config.context_length,
             reduction: match config.reduction {
                 Reduction::Mean => StatisticsReduction::Mean,
@@ -302,9 +513,9 @@ impl InfluenceConfig {
             modules: config.modules,
             precision: config.precision,
             statistics,
-            bias: false,
+            bias: self.bias,
             factors: None,
-        })
+        }
     }
 
     /// What `gradient` would be given for the same projections of gradients of the same losses.

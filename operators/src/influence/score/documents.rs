@@ -35,6 +35,8 @@ pub(super) struct Made {
     pub(super) loss: Option<f64>,
     /// How many tokens have a loss that counts, if that is known.
     pub(super) tokens: Option<usize>,
+    /// How many rows it stands for.
+    pub(super) weight: f64,
     pub(super) values: Values,
 }
 
@@ -56,10 +58,16 @@ pub(super) trait Collect: Tap {
 
     /// The numbers of a document whose gradient is 0.
     fn nothing(&self) -> Values;
+
+    /// How many numbers of a document are held until its batch is done.
+    fn held(&self) -> usize;
 }
 
 /// A batch has at most so many tokens, unless a single document has more. It bounds memory, and does not change results.
 pub(super) const BATCH_TOKENS: usize = 1024;
+
+/// A batch holds at most so many numbers, unless a single document has more. The same holds.
+const BATCH_NUMBERS: usize = 1 << 24;
 
 /// Results of layers that are kept for the way back, in bytes. The same holds.
 const KEPT_BYTES: usize = 256 << 20;
@@ -75,17 +83,21 @@ pub(super) fn run(
     let mut waiting = Vec::new();
     for (number, document) in documents.iter().enumerate() {
         match document.targets() {
-            0 => made[number] = Some(Ok(Made { loss: Some(0.0), tokens: Some(0), values: collect.nothing() })),
+            0 => {
+                made[number] =
+                    Some(Ok(Made { loss: Some(0.0), tokens: Some(0), weight: 1.0, values: collect.nothing() }))
+            }
             _ => waiting.push(number),
         }
     }
     let mut backward = Backward::new(model)?.with_kept_bytes(KEPT_BYTES);
     let mut rest = waiting.as_slice();
     while !rest.is_empty() {
-        let mut sum = 0;
+        let (mut sum, mut held) = (0, 0_usize);
         let fits = rest.iter().take_while(|&&number| {
             sum += documents[number].ids.len();
-            sum <= BATCH_TOKENS
+            held = held.saturating_add(collect.held());
+            sum <= BATCH_TOKENS && held <= BATCH_NUMBERS
         });
         let (run, behind) = rest.split_at(fits.count().max(1));
         rest = behind;
@@ -110,7 +122,7 @@ pub(super) fn run(
             let collected = collect.collect(run.len())?;
             for (place, (number, values)) in run.drain(..).zip(collected).enumerate() {
                 let (loss, tokens) = (Some(losses.documents[place]), Some(losses.targets[place]));
-                let of_document = |values| Made { loss, tokens, values };
+                let of_document = |values| Made { loss, tokens, weight: 1.0, values };
                 made[number] = Some(values.map(of_document));
             }
         }

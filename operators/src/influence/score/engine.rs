@@ -2,6 +2,7 @@
 
 use gristmill_kernels::pool::Pool;
 
+use super::adam::{AdamState, AdamSteps};
 use super::documents::{BATCH_TOKENS, Collect, Document, Made, Values, run};
 use super::products::{Products, norm};
 use crate::influence::curvature::ExactScorer;
@@ -16,6 +17,8 @@ use crate::scoring::reader::COMPUTE;
 pub(super) enum Engine {
     /// Products of projected gradients.
     Sketch { sketch: Sketch, products: Products },
+    /// Products of what Adam makes of gradients, projected.
+    Adam { sketch: Sketch, state: AdamState, products: Products },
     /// Products of whole gradients.
     Exact { scorer: ExactScorer, aggregation: Aggregation },
     /// Products of pooled hidden states.
@@ -29,6 +32,9 @@ impl Engine {
             Self::Sketch { sketch, products } => {
                 let mut collect = Sketched { projector: Projector::new(sketch), products: Some(products) };
                 run(model, documents, &mut collect)
+            }
+            Self::Adam { sketch, state, products } => {
+                run(model, documents, &mut AdamSteps::new(sketch, state, products))
             }
             Self::Exact { scorer, aggregation } => {
                 run(model, documents, &mut Whole { scorer: scorer.clone(), aggregation })
@@ -67,12 +73,16 @@ impl Collect for Sketched<'_> {
             Some(format!("its gradient by the layer {} has {value}", module.name))
         };
         let wrong: Vec<Option<String>> = (0..documents).map(wrong).collect();
-        let rows = self.projector.rows().to_vec();
+        let rows = self.projector.take_rows();
         values_of(rows, self.projector.sketch().width(), wrong, self.products)
     }
 
     fn nothing(&self) -> Values {
         nothing(self.projector.sketch().width(), self.products)
+    }
+
+    fn held(&self) -> usize {
+        self.projector.sketch().width()
     }
 }
 
@@ -101,7 +111,7 @@ pub(super) fn values_of(
     Ok(values.collect())
 }
 
-fn nothing(width: usize, products: Option<&Products>) -> Values {
+pub(super) fn nothing(width: usize, products: Option<&Products>) -> Values {
     let numbers = products.map_or(width, Products::names);
     Values { numbers: vec![0.0; numbers], norm: Some(0.0) }
 }
@@ -138,6 +148,10 @@ impl Collect for Whole<'_> {
     fn nothing(&self) -> Values {
         Values { numbers: vec![0.0; self.aggregation.names().len()], norm: None }
     }
+
+    fn held(&self) -> usize {
+        self.aggregation.names().len()
+    }
 }
 
 /// Pooled hidden states of documents: scores where there are products, else themselves.
@@ -169,7 +183,7 @@ pub(super) fn represent(
         let wrong = wrong.collect();
         let values = values_of(rows, width, wrong, products)?;
         let of_document = |(document, values): (&Document, Result<Values, String>)| {
-            values.map(|values| Made { loss: None, tokens: Some(document.ids.len()), values })
+            values.map(|values| Made { loss: None, tokens: Some(document.ids.len()), weight: 1.0, values })
         };
         made.extend(run.iter().zip(values).map(of_document));
     }

@@ -3,6 +3,7 @@
 use gristmill_kernels::gemm::GemmError;
 
 use super::KIND;
+use super::adam::{AdamState, Rule};
 use super::config::{InfluenceConfig, Method, Pooling};
 use super::documents::{Collect, Document, Made, Values, run};
 use super::engine::{Engine, Sketched, represent};
@@ -10,14 +11,14 @@ use super::products::{Products, Transform};
 use crate::config::invalid;
 use crate::influence::curvature::{
     Curvature, CurvatureError, Damping, ExactScorer, Factors, Grams, KfacSides, Layer, Layers, Power, QueryGradients,
-    gram_power, mix_grams,
+    data_inf, gram_power, mix_grams, scale_by_second_moments,
 };
 use crate::influence::queries::{Aggregation, Queries};
 use crate::influence::sketch::{Projector, Sketch};
 use crate::models::gradients::{Gradient, Tap};
 use crate::models::{Batch, Compute, Model, ModelError, Parameter};
 use crate::scoring::reader::COMPUTE;
-use crate::{OperatorError, Result};
+use crate::{OperatorError, ResourceIdentity, Resources, Result};
 
 /// What a method is made from.
 pub(super) struct Ingredients<'a> {
@@ -26,8 +27,14 @@ pub(super) struct Ingredients<'a> {
     pub(super) queries: Queries,
     /// What was learned from a corpus, for methods that need it.
     pub(super) statistics: Option<Factors>,
-    /// K-FAC, in whose basis the eigenvalues of EK-FAC were learned.
+    /// K-FAC, in whose basis the eigenvalues of EK-FAC were learned, or Gram matrices.
     pub(super) factors: Option<Factors>,
+    /// Second moments that gradients are divided by.
+    pub(super) moments: Option<Factors>,
+    /// What reads the state of an optimiser.
+    pub(super) resources: &'a Resources,
+    /// Gets what else was read.
+    pub(super) identities: &'a mut Vec<ResourceIdentity>,
 }
 
 impl Ingredients<'_> {
@@ -35,7 +42,7 @@ impl Ingredients<'_> {
     ///
     /// # Errors
     /// A projection that the model's layers do not allow; statistics that do not belong to them; a query whose loss or gradient is not finite.
-    pub(super) fn engine(self) -> Result<Engine> {
+    pub(super) fn engine(mut self) -> Result<Engine> {
         let config = self.config;
         let reduction = config.reduction.into();
         let documents = self.queries.queries.iter();
@@ -51,6 +58,26 @@ impl Ingredients<'_> {
             Method::Trackstar => {
                 let (sketch, statistics) = (self.sketch()?, self.statistics()?);
                 self.products(sketch, &documents, |sketch, queries| self.trackstar(sketch, queries, statistics))
+            }
+            Method::DataInf => {
+                let (sketch, gram, statistics) = (self.sketch()?, self.factors()?, self.statistics()?);
+                self.products(sketch, &documents, |sketch, _| {
+                    let mut transform = Transform::default();
+                    let damping = self.damping().factor;
+                    for module in sketch.modules() {
+                        let size = module.size();
+                        let inverse = data_inf(gram, statistics, &module.name, size, damping).map_err(statistic)?;
+                        transform.add_block(module.offset, size, &inverse).map_err(product)?;
+                    }
+                    Ok((Some(transform), Transform::default()))
+                })
+            }
+            Method::Less => {
+                let unit = || Transform { unit: true, ..Transform::default() };
+                let engine = self.products(self.sketch()?, &documents, |_, _| Ok((None, unit())))?;
+                let Engine::Sketch { sketch, products } = engine else { return Ok(engine) };
+                let state = self.adam(&sketch)?;
+                Ok(Engine::Adam { sketch, state, products })
             }
             Method::Kfac => {
                 let mut sketch = self.sketch()?;
@@ -78,7 +105,25 @@ impl Ingredients<'_> {
     }
 
     fn sketch(&self) -> Result<Sketch> {
-        Sketch::new(self.model, &self.config.gradient().sketch()).map_err(|message| invalid(KIND, "dimension", message))
+        let mut sketch = Sketch::new(self.model, &self.config.gradient().sketch())
+            .map_err(|message| invalid(KIND, "dimension", message))?;
+        if let Some(moments) = &self.moments {
+            scale_by_second_moments(&mut sketch, moments)
+                .map_err(|message| invalid(KIND, "second_moments", message))?;
+        }
+        Ok(sketch)
+    }
+
+    fn adam(&mut self, sketch: &Sketch) -> Result<AdamState> {
+        let InfluenceConfig { optimizer, betas, epsilon, .. } = self.config;
+        let (Some(optimizer), Some(betas), Some(epsilon)) = (optimizer, *betas, *epsilon) else {
+            return Err(invalid(KIND, "optimizer", "the key is missing"));
+        };
+        let rule = Rule { betas, epsilon };
+        let (state, identities) = AdamState::read(optimizer, rule, self.model, sketch, self.resources)
+            .map_err(|error| invalid(KIND, "optimizer", error.to_string()))?;
+        self.identities.extend(identities);
+        Ok(state)
     }
 
     fn statistics(&self) -> Result<&Factors> {
@@ -157,14 +202,19 @@ impl Ingredients<'_> {
     }
 
     fn layers(&self) -> Result<Layers> {
-        Layers::of(self.model, &self.config.modules, false).map_err(|message| invalid(KIND, "modules", message))
+        Layers::of(self.model, &self.config.modules, self.config.bias)
+            .map_err(|message| invalid(KIND, "modules", message))
     }
 
     fn exact(&self, documents: &[Document]) -> Result<Engine> {
         let mut collect = Gathered(QueryGradients::new(self.layers()?));
         let made = run(self.model, documents, &mut collect).map_err(|error| self.failed(&error))?;
         self.vectors(made)?;
-        let mut queries = collect.0.combined(&self.queries.aggregation.shares());
+        // Where each query is scored by itself its gradient is what it is.
+        let mut queries = match self.queries.aggregation.combines() {
+            true => collect.0.combined(&self.queries.aggregation.shares()),
+            false => collect.0,
+        };
         let curvature = match self.config.method {
             Method::Diagonal => Curvature::Diagonal(self.statistics()?),
             Method::KfacExact => Curvature::Kfac(self.statistics()?),
@@ -222,6 +272,10 @@ impl Collect for Gathered {
 
     fn nothing(&self) -> Values {
         Values::default()
+    }
+
+    fn held(&self) -> usize {
+        0
     }
 }
 

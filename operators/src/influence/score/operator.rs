@@ -33,13 +33,16 @@ struct Shared {
 }
 
 /// The fields of `<name>_metadata`.
-pub(super) fn metadata_fields() -> Fields {
-    vec![
+pub(super) fn metadata_fields(prepared: &Prepared) -> Fields {
+    let mut fields = vec![
         Field::new("loss", DataType::Float64, true),
         Field::new("tokens", DataType::UInt32, true),
         Field::new("norm", DataType::Float64, true),
-    ]
-    .into()
+    ];
+    if prepared.config.candidates.is_some() {
+        fields.push(Field::new("weight", DataType::Float64, true));
+    }
+    fields.into()
 }
 
 impl Influence {
@@ -109,7 +112,7 @@ impl Pass for InfluencePass {
             true => filter_record_batch(batch, &BooleanArray::from(stays))?,
             false => batch.clone(),
         };
-        output.keep(extend_batch(&kept, schema, columns.finish(names)?)?);
+        output.keep(extend_batch(&kept, schema, columns.finish(prepared)?)?);
         Ok(())
     }
 }
@@ -122,15 +125,18 @@ struct Columns {
     loss: Float64Builder,
     tokens: UInt32Builder,
     norm: Float64Builder,
+    weight: Float64Builder,
 }
 
 impl Columns {
     /// Adds what was made of a row, or nulls.
     fn add(&mut self, made: Option<Made>, names: usize, row: u64) -> Result<()> {
         self.valid.push(made.is_some());
-        let Made { loss, tokens, values } = made.unwrap_or_else(|| Made {
+        self.weight.append_option(made.as_ref().map(|made| made.weight));
+        let Made { loss, tokens, values, .. } = made.unwrap_or_else(|| Made {
             loss: None,
             tokens: None,
+            weight: 1.0,
             values: Values { numbers: vec![0.0; names], norm: None },
         });
         self.scores.extend(values.numbers);
@@ -144,12 +150,16 @@ impl Columns {
         Ok(())
     }
 
-    fn finish(mut self, names: usize) -> Result<Vec<ArrayRef>> {
+    fn finish(mut self, prepared: &Prepared) -> Result<Vec<ArrayRef>> {
         let valid = NullBuffer::from(self.valid);
-        let column = scores::column(names, self.scores, Some(valid.clone()))?;
-        let columns: Vec<ArrayRef> =
+        let column = scores::column(prepared.names.len(), self.scores, Some(valid.clone()))?;
+        let mut columns: Vec<ArrayRef> =
             vec![Arc::new(self.loss.finish()), Arc::new(self.tokens.finish()), Arc::new(self.norm.finish())];
-        let metadata = StructArray::try_new(metadata_fields(), columns, Some(valid))?;
+        let fields = metadata_fields(prepared);
+        if fields.len() > columns.len() {
+            columns.push(Arc::new(self.weight.finish()));
+        }
+        let metadata = StructArray::try_new(fields, columns, Some(valid))?;
         Ok(vec![Arc::new(column), Arc::new(metadata)])
     }
 }

@@ -6,9 +6,10 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::Schema;
 
 use super::KIND;
+use super::candidates::key;
 use super::documents::{Document, Made};
 use super::engine::{Engine, values_of};
-use super::prepared::Prepared;
+use super::prepared::{Prepared, score};
 use crate::config::invalid;
 use crate::influence::gradient::documents::{self, Row};
 use crate::influence::gradient::{GradientConfig, SketchDescription};
@@ -56,15 +57,7 @@ impl Source {
     /// Names of the columns that are read.
     pub(super) fn inputs(&self) -> Vec<String> {
         match self {
-            Self::Texts(config) => {
-                let of_span = config.span.iter().flat_map(documents::columns);
-                [config.column.as_str()]
-                    .into_iter()
-                    .chain(config.answer.as_deref())
-                    .chain(of_span)
-                    .map(str::to_owned)
-                    .collect()
-            }
+            Self::Texts(config) => documents::inputs(config),
             Self::Stored { column, .. } => vec![column.clone()],
         }
     }
@@ -84,20 +77,28 @@ fn texts(prepared: &Prepared, config: &GradientConfig, batch: &RecordBatch) -> R
     let mut all = Vec::new();
     let mut scored: Vec<Scored> = Vec::with_capacity(rows.len());
     let mut places = Vec::new();
+    let mut weights = Vec::new();
     for row in rows {
         scored.push(match row {
             Row::Null => None,
             Row::Unreadable(message) => Some(Err(message)),
             Row::Document(document) => {
-                places.push(scored.len());
-                all.push(Document::new(document.ids, document.targets, reduction));
+                let document = Document::new(document.ids, document.targets, reduction);
+                let weight = prepared.chosen.as_ref().map_or(Some(1.0), |chosen| chosen.weight(&key(&document)));
+                if let Some(weight) = weight {
+                    places.push(scored.len());
+                    weights.push(weight);
+                    all.push(document);
+                }
                 None
             }
         });
     }
-    let made = prepared.engine.score(&prepared.reader.model, &all);
+    let made = score(prepared, &all);
     let made = made.map_err(|error| invalid(KIND, "model", error.to_string()))?;
-    places.into_iter().zip(made).for_each(|(place, made)| scored[place] = Some(made));
+    for ((place, weight), made) in places.into_iter().zip(weights).zip(made) {
+        scored[place] = Some(made.map(|made| Made { weight, ..made }));
+    }
     Ok(scored)
 }
 
@@ -132,6 +133,7 @@ fn stored(
                 values.map(|values| Made {
                     loss: losses.map(|losses| losses.value(row)),
                     tokens: tokens.map(|tokens| tokens.value(row) as usize),
+                    weight: 1.0,
                     values,
                 })
             }));

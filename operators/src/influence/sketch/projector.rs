@@ -100,6 +100,11 @@ impl<'s> Projector<'s> {
         self.sketch
     }
 
+    /// All rows, which are no longer here.
+    pub(crate) fn take_rows(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.rows)
+    }
+
     /// All rows, `[documents, width]` or `[tokens, width]`.
     pub fn rows(&self) -> &[f32] {
         &self.rows

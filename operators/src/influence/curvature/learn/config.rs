@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::KIND;
 use crate::config::invalid;
 use crate::influence::Modules;
+use crate::influence::gradient::{Encoding, GradientConfig, Norms, Reduction, Span};
 use crate::influence::sketch::{SignSource, SketchSpec, default_dimension};
 use crate::models::gradients;
 use crate::operator::{Fit, OperatorSpec};
@@ -28,6 +29,12 @@ pub struct GradientStatisticsConfig {
     /// The text column.
     #[serde(default = "default_column")]
     pub column: String,
+    /// A column of answers to the texts: the loss is that of their tokens.
+    #[serde(default)]
+    pub answer: Option<String>,
+    /// The loss is that of these tokens of a text. Not together with `answer`.
+    #[serde(default)]
+    pub span: Option<Span>,
     /// The most tokens of a text, after which it is cut off; as many as the model takes if left out.
     #[serde(default)]
     pub context_length: Option<usize>,
@@ -45,7 +52,8 @@ pub struct GradientStatisticsConfig {
     /// Whether the gradient of a layer's bias is a further column of the gradient of its weights, as in kronfluence. Not of `gram` and `adafactor`.
     #[serde(default)]
     pub bias: bool,
-    /// Of `ekfac_lambda`: the file that was learned with `kfac`. Made from the rows themselves if left out.
+    /// Of `ekfac_lambda`: the file that was learned with `kfac`; of `data_inf` that with `gram`: made from the rows themselves if left out. Of `gram`: a file that was
+    /// learned with `adafactor`, by which gradients are scaled before they are projected.
     #[serde(default)]
     pub factors: Option<String>,
 }
@@ -55,7 +63,7 @@ fn default_column() -> String {
 }
 
 /// What is learned of gradients.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Learned {
     /// Covariances of what layers read and of the gradients of what they give.
@@ -99,6 +107,26 @@ pub enum Learned {
         #[serde(default)]
         signs: SignSource,
     },
+    /// The Gram matrix of projected gradients of each layer, each divided by λ + ‖g‖², with λ from `gram`: what DataInf needs.
+    DataInf {
+        /// Rows p of both projections of a layer.
+        #[serde(default = "default_dimension")]
+        dimension: usize,
+        /// Other numbers give other projections.
+        #[serde(default)]
+        seed: u64,
+        /// Where the signs of projections come from.
+        #[serde(default)]
+        signs: SignSource,
+        /// λ as a share of the mean eigenvalue of the Gram matrix.
+        #[serde(default = "default_damping")]
+        damping: f64,
+    },
+}
+
+/// As of the program of the authors of DataInf.
+const fn default_damping() -> f64 {
+    0.1
 }
 
 /// The tokens of whose losses gradients are.
@@ -141,6 +169,7 @@ impl Learned {
             Self::Diagonal { .. } => "diagonal",
             Self::Adafactor {} => "adafactor",
             Self::Gram { .. } => "gram",
+            Self::DataInf { .. } => "data_inf",
         }
     }
 
@@ -159,18 +188,59 @@ impl GradientStatisticsConfig {
     /// Refuses keys that what is learned has no use for.
     pub(super) fn check(&self) -> Result<()> {
         let name = self.statistics.name();
-        if self.bias && matches!(self.statistics, Learned::Gram { .. } | Learned::Adafactor {}) {
+        let of_weights =
+            matches!(self.statistics, Learned::Gram { .. } | Learned::DataInf { .. } | Learned::Adafactor {});
+        if self.bias && of_weights {
             return Err(invalid(KIND, "bias", format!("'{name}' is learned of weights alone; leave it out")));
         }
-        if self.factors.is_some() && !matches!(self.statistics, Learned::EkfacLambda { .. }) {
-            return Err(invalid(KIND, "factors", format!("'{name}' has no use for it; 'ekfac_lambda' has")));
+        let of_others =
+            matches!(self.statistics, Learned::EkfacLambda { .. } | Learned::Gram { .. } | Learned::DataInf { .. });
+        if self.factors.is_some() && !of_others {
+            let message = format!("'{name}' has no use for it; 'ekfac_lambda', 'gram' and 'data_inf' have");
+            return Err(invalid(KIND, "factors", message));
+        }
+        if let Learned::DataInf { damping, .. } = self.statistics
+            && !(damping > 0.0 && damping.is_finite())
+        {
+            let message = format!("{damping}; numbers above 0 are allowed");
+            return Err(invalid(KIND, "statistics.data_inf.damping", message));
         }
         Ok(())
     }
 
+    /// What `gradient` would be given for the same losses.
+    pub(super) fn gradient(&self) -> GradientConfig {
+        let config = self.clone();
+        GradientConfig {
+            model: config.model,
+            adapter: config.adapter,
+            tokenizer: config.tokenizer,
+            column: config.column,
+            answer: config.answer,
+            span: config.span,
+            reduction: match config.reduction {
+                StatisticsReduction::Mean => Reduction::Mean,
+                StatisticsReduction::Sum => Reduction::Sum,
+            },
+            context_length: config.context_length,
+            dimension: default_dimension(),
+            seed: 0,
+            signs: SignSource::default(),
+            modules: config.modules,
+            per_token: false,
+            norms: Norms::None,
+            output: Encoding::F32,
+            precision: config.precision,
+        }
+    }
+
     /// How gradients are projected, for Gram matrices.
     pub(super) fn sketch(&self) -> Option<SketchSpec> {
-        let Learned::Gram { dimension, seed, signs } = self.statistics else { return None };
+        let (Learned::Gram { dimension, seed, signs } | Learned::DataInf { dimension, seed, signs, .. }) =
+            self.statistics
+        else {
+            return None;
+        };
         Some(SketchSpec { dimension, seed, signs, modules: self.modules.clone() })
     }
 
@@ -182,8 +252,8 @@ impl GradientStatisticsConfig {
 
 /// What an operator that needs statistics has to have learned next: with `goal`, what it needs in the end, and the files that it has already. `None` where it has all.
 ///
-/// Most statistics are one fit, whose file is `statistics`. [`Learned::EkfacLambda`] is two, one after another: first that of K-FAC, whose file is `factors`, then
-/// its own. The operator must have both as keys of its configuration, and gives what is read from both files to
+/// Most statistics are one fit, whose file is `statistics`. [`Learned::EkfacLambda`] and [`Learned::DataInf`] are two, one after another: first that of K-FAC, or
+/// of Gram matrices, whose file is `factors`, then their own. The operator must have both as keys of its configuration, and gives what is read from both files to
 /// [`Curvature::Ekfac`](super::super::Curvature::Ekfac).
 ///
 /// # Errors
@@ -194,10 +264,11 @@ pub fn next_fit(
     statistics: Option<&str>,
     rows: Option<u64>,
 ) -> Result<Option<Fit>> {
-    if statistics.is_some() && (factors.is_some() || !matches!(goal.statistics, Learned::EkfacLambda { .. })) {
+    let factors = factors.map(str::to_owned).or_else(|| goal.factors.clone());
+    let goal = GradientStatisticsConfig { factors, ..goal.clone() };
+    if statistics.is_some() && first(&goal).is_none() {
         return Ok(None);
     }
-    let goal = GradientStatisticsConfig { factors: factors.map(str::to_owned), ..goal.clone() };
     goal.check()?;
     let fit = match first(&goal) {
         Some(first) => Fit { spec: first.spec()?, key: "factors", rows },
@@ -208,12 +279,27 @@ pub fn next_fit(
 
 /// What has to be learned before, if anything is left.
 pub(super) fn first(config: &GradientStatisticsConfig) -> Option<GradientStatisticsConfig> {
-    match config.statistics {
-        Learned::EkfacLambda { labels, seed } if config.factors.is_none() => {
-            Some(GradientStatisticsConfig { statistics: Learned::Kfac { labels, seed }, ..config.clone() })
+    before(config).filter(|_| config.factors.is_none())
+}
+
+/// What must be learned before something is, whose file is `factors`.
+pub(crate) fn before(config: &GradientStatisticsConfig) -> Option<GradientStatisticsConfig> {
+    let statistics = match config.statistics {
+        Learned::EkfacLambda { labels, seed } => Learned::Kfac { labels, seed },
+        Learned::DataInf { dimension, seed, signs, .. } => Learned::Gram { dimension, seed, signs },
+        _ => return None,
+    };
+    Some(GradientStatisticsConfig { statistics, factors: None, ..config.clone() })
+}
+
+/// What the file is that a configuration names as `factors`.
+pub(super) fn of_factors(config: &GradientStatisticsConfig) -> Option<GradientStatisticsConfig> {
+    before(config).or_else(|| match config.statistics {
+        Learned::Gram { .. } => {
+            Some(GradientStatisticsConfig { statistics: Learned::Adafactor {}, factors: None, ..config.clone() })
         }
         _ => None,
-    }
+    })
 }
 
 /// The fit that `gradient_statistics` itself needs.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::super::{Factor, Factors, Statistic};
 use super::config::{GradientStatisticsConfig, Learned, StatisticsReduction};
 use crate::influence::Modules;
+use crate::influence::gradient::TEXT;
 use crate::scoring::Precision;
 use crate::scoring::reader::Reader;
 use crate::tables::read_arrow;
@@ -30,6 +31,9 @@ pub struct Origin {
     pub precision: Precision,
     /// How the losses of a text's tokens were put together.
     pub reduction: StatisticsReduction,
+    /// Which tokens had a loss.
+    #[serde(default = "all_tokens")]
+    pub targets: String,
     /// The most tokens of a text.
     pub context_length: usize,
     /// Patterns of the layers.
@@ -41,6 +45,10 @@ pub struct Origin {
     /// BLAKE3 of the file of covariances in whose basis eigenvalues were learned.
     #[serde(default)]
     pub factors_hash: Option<String>,
+}
+
+fn all_tokens() -> String {
+    TEXT.to_owned()
 }
 
 impl Origin {
@@ -58,6 +66,7 @@ impl Origin {
             tokenizer_hash,
             precision: config.precision,
             reduction: config.reduction,
+            targets: config.gradient().targets(),
             context_length: reader.context_length,
             modules: config.modules.clone(),
             statistics: config.statistics.clone(),
@@ -87,14 +96,24 @@ impl Origin {
         for (what, found, expected) in [
             ("the precision", word(&self.precision), word(&expected.precision)),
             ("losses put together as the", word(&self.reduction), word(&expected.reduction)),
+            ("losses of the tokens of the", self.targets.clone(), expected.targets.clone()),
             ("gradients of biases", self.bias.to_string(), expected.bias.to_string()),
         ] {
             if found != expected {
                 return differ(what, &found, &expected);
             }
         }
-        if matches!(self.statistics, Learned::Gram { .. }) && self.statistics != expected.statistics {
-            return differ("the projection", &word(&self.statistics), &word(&expected.statistics));
+        if matches!(self.statistics, Learned::Gram { .. } | Learned::DataInf { .. }) {
+            if self.statistics != expected.statistics {
+                return differ("the projection", &word(&self.statistics), &word(&expected.statistics));
+            }
+            let scaled = |origin: &Self| match &origin.factors_hash {
+                Some(hash) => format!("a file {}", short(hash)),
+                None => "no file".to_owned(),
+            };
+            if self.factors_hash != expected.factors_hash {
+                return differ("other statistics,", &scaled(self), &scaled(expected));
+            }
         }
         match (&self.factors_hash, &expected.factors_hash) {
             (Some(found), Some(expected)) if found != expected => {

@@ -11,8 +11,10 @@
 //! | `diagonal` | `second_moment` |
 //! | `adafactor` | `row_second_moment`, `column_second_moment` |
 //! | `gram` | `gram` |
+//! | `data_inf` | `normalized_gram`; it needs a file of `gram` first |
 //!
-//! Texts are cut off after `context_length` tokens; those that are null or have no token to predict are left out.
+//! Losses are those of `gradient`: of all tokens of a text, of an answer, or of a span. Texts that are null or have no token to predict are left out; those whose loss is not
+//! finite are quarantined.
 
 mod config;
 mod file;
@@ -22,6 +24,7 @@ mod pass;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use config::before;
 pub use config::{GradientStatisticsConfig, Labels, Learned, StatisticsReduction, next_fit};
 pub use file::{Origin, read_factors};
 pub use operator::GradientStatisticsKind;

@@ -1,18 +1,19 @@
 //! The operator, and how the sums of streams become one file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use serde_json::Value;
 
-use super::super::{Factors, Layers};
+use super::super::{Factors, Layers, Rotations, mean_eigenvalue, scale_by_second_moments};
 use super::KIND;
-use super::config::{GradientStatisticsConfig, Learned, own_fit, read};
+use super::config::{GradientStatisticsConfig, Learned, before, of_factors, own_fit, read};
 use super::file::{Origin, from_batch, read_factors, schema, to_batch};
 use super::pass::{LearningPass, Shared};
-use crate::columns::TextColumn;
 use crate::config::{self, invalid};
+use crate::influence::gradient::documents;
 use crate::influence::sketch::Sketch;
 use crate::operator::{Fit, Operator, OperatorKind, OperatorSpec, Pass, RowEffect};
 use crate::scoring::Device;
@@ -82,7 +83,8 @@ impl OperatorKind for GradientStatisticsKind {
 
     fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>> {
         let config = read(&spec.config)?;
-        TextColumn::check(KIND, input, &config.column)?;
+        let losses = config.gradient();
+        documents::check(KIND, &losses, input)?;
         let reading = Reading {
             model: &config.model,
             adapter: config.adapter.as_deref(),
@@ -99,21 +101,36 @@ impl OperatorKind for GradientStatisticsKind {
         let of_modules = |message: String| invalid(KIND, "modules", message);
         let layers = Layers::of(&reader.model, &config.modules, config.bias).map_err(of_modules)?;
         let sketch = config.sketch().map(|sketch| Sketch::new(&reader.model, &sketch));
-        let sketch = sketch.transpose().map_err(|message| invalid(KIND, "statistics.gram", message))?;
-        let mut kfac = None;
-        if let Learned::EkfacLambda { labels, seed } = config.statistics {
-            let location = config.factors.as_deref().ok_or_else(|| {
-                invalid(KIND, "factors", "'ekfac_lambda' needs the file that was learned with 'kfac' first")
-            })?;
-            let of_kfac = GradientStatisticsConfig { statistics: Learned::Kfac { labels, seed }, ..config.clone() };
-            let (factors, identity) = read_factors(location, resources, &Origin::of(&of_kfac, &reader, None))?;
-            kfac = Some((Arc::new(factors), identity.hash.clone()));
+        let name = config.statistics.name();
+        let mut sketch = sketch.transpose().map_err(|message| invalid(KIND, &format!("statistics.{name}"), message))?;
+        if let (Some(before), None) = (before(&config), &config.factors) {
+            let message = format!("'{name}' needs the file that was learned with '{}' first", before.statistics.name());
+            return Err(invalid(KIND, "factors", message));
+        }
+        let mut known = None;
+        if let (Some(of_file), Some(location)) = (of_factors(&config), &config.factors) {
+            let (factors, identity) = read_factors(location, resources, &Origin::of(&of_file, &reader, None))?;
+            known = Some((Arc::new(factors), identity.hash.clone()));
             identities.push(identity);
         }
-        let (kfac, factors_hash) = kfac.unzip();
+        let (factors, factors_hash) = known.unzip();
+        if let (Learned::Gram { .. }, Some(sketch), Some(factors)) = (&config.statistics, &mut sketch, &factors) {
+            scale_by_second_moments(sketch, factors).map_err(|message| invalid(KIND, "factors", message))?;
+        }
         let origin = serde_json::to_string(&Origin::of(&config, &reader, factors_hash));
         let origin = origin.map_err(|error| invalid(KIND, "", error.to_string()))?;
-        let shared = Shared { config, reader, layers, kfac, sketch, origin };
+        let dampings = match (&config.statistics, &sketch, &factors) {
+            (Learned::DataInf { damping, .. }, Some(sketch), Some(factors)) => {
+                let each = sketch.modules().iter().map(|module| {
+                    mean_eigenvalue(factors, &module.name).map(|mean| (module.name.clone(), damping * mean))
+                });
+                each.collect::<std::result::Result<_, _>>()
+                    .map_err(|error| invalid(KIND, "factors", error.to_string()))?
+            }
+            _ => BTreeMap::new(),
+        };
+        let rotations = Arc::new(Rotations::new(factors.unwrap_or_default()));
+        let shared = Shared { config, losses, reader, layers, rotations, sketch, dampings, origin };
         Ok(Arc::new(GradientStatistics { spec: spec.clone(), schema: schema(), identities, shared: Arc::new(shared) }))
     }
 }
@@ -136,7 +153,7 @@ impl Operator for GradientStatistics {
     }
 
     fn inputs(&self) -> Vec<String> {
-        vec![self.shared.config.column.clone()]
+        documents::inputs(&self.shared.losses)
     }
 
     fn row_effect(&self) -> RowEffect {

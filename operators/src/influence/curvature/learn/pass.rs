@@ -1,21 +1,24 @@
 //! Sums over the texts of one stream.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 
-use super::super::{Covariances, Factors, Grams, Lambdas, Layers, MomentsOf, SecondMoments};
+use super::super::{Covariances, Grams, Lambdas, Layers, MomentsOf, Rotations, SecondMoments};
 use super::KIND;
 use super::config::{GradientStatisticsConfig, Learned};
 use super::file::{schema, to_batch};
-use crate::columns::TextColumn;
+use crate::Result;
 use crate::config::invalid;
+use crate::influence::gradient::GradientConfig;
+use crate::influence::gradient::documents::{self, Row};
 use crate::influence::sketch::{Projector, Sketch};
 use crate::models::gradients::{Backward, Loss, Losses, Tap, TokenLoss, drawn_targets, token_weights};
 use crate::models::{Batch, ModelError};
 use crate::operator::{Output, Pass};
 use crate::scoring::reader::{COMPUTE, Reader};
-use crate::{OperatorError, Result};
 
 /// A batch has at most so many tokens, unless a single text has more. It bounds memory, and does not change results.
 const BATCH_TOKENS: usize = 1024;
@@ -27,12 +30,16 @@ const KEPT_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: GradientStatisticsConfig,
+    /// Which tokens have a loss.
+    pub(super) losses: GradientConfig,
     pub(super) reader: Reader,
     pub(super) layers: Layers,
     /// For eigenvalues in the basis of K-FAC.
-    pub(super) kfac: Option<Arc<Factors>>,
+    pub(super) rotations: Arc<Rotations>,
     /// For Gram matrices.
     pub(super) sketch: Option<Sketch>,
+    /// λ of DataInf, by layer.
+    pub(super) dampings: BTreeMap<String, f64>,
     /// What statistics are made with, as JSON.
     pub(super) origin: String,
 }
@@ -50,9 +57,19 @@ pub(super) struct LearningPass {
     sums: Sums,
     /// Rows of earlier batches.
     rows: u64,
-    /// Texts that wait for a batch: the row, and its tokens.
-    waiting: Vec<(u64, Vec<u32>)>,
+    quarantined: u64,
+    /// Texts that wait for a batch.
+    waiting: Vec<Text>,
     waiting_tokens: usize,
+}
+
+/// A text that can be learned from.
+struct Text {
+    row: u64,
+    ids: Vec<u32>,
+    targets: Range<usize>,
+    /// The row alone.
+    batch: RecordBatch,
 }
 
 impl LearningPass {
@@ -60,40 +77,44 @@ impl LearningPass {
         let layers = shared.layers.clone();
         let sums = match &shared.config.statistics {
             Learned::Kfac { .. } => Sums::Covariances(Covariances::new(layers)),
-            Learned::EkfacLambda { .. } => Sums::Lambdas(Lambdas::new(layers, shared.kfac.clone().unwrap_or_default())),
+            Learned::EkfacLambda { .. } => Sums::Lambdas(Lambdas::sharing(layers, Arc::clone(&shared.rotations))),
             Learned::Diagonal { .. } => Sums::Moments(SecondMoments::new(layers, MomentsOf::Elements)),
             Learned::Adafactor {} => Sums::Moments(SecondMoments::new(layers, MomentsOf::RowsAndColumns)),
-            Learned::Gram { .. } => Sums::Grams(Grams::default()),
+            Learned::Gram { .. } | Learned::DataInf { .. } => Sums::Grams(Grams::default()),
         };
-        Self { shared, sums, rows: 0, waiting: Vec::new(), waiting_tokens: 0 }
+        Self { shared, sums, rows: 0, quarantined: 0, waiting: Vec::new(), waiting_tokens: 0 }
     }
 
-    /// Adds the texts that wait.
-    fn run(&mut self) -> Result<()> {
-        let waiting = std::mem::take(&mut self.waiting);
+    /// Adds the texts that wait. Those whose loss is not finite are put aside; the others have the same numbers without them.
+    fn run(&mut self, output: &mut Output) -> Result<()> {
+        let mut waiting = std::mem::take(&mut self.waiting);
         self.waiting_tokens = 0;
-        if waiting.is_empty() {
-            return Ok(());
-        }
         let shared = Arc::clone(&self.shared);
-        let mut batch = Batch::default();
-        waiting.iter().for_each(|(_, ids)| batch.push(ids));
-        self.add(&shared, &batch).map_err(|error| match error {
-            ModelError::NotFinite { document, loss } => {
-                let (row, message) =
-                    (waiting[document].0, format!("its loss is {loss}, and nothing can be learned from it"));
-                OperatorError::Row { kind: KIND.to_owned(), row, message }
-            }
-            other => invalid(KIND, "model", other.to_string()),
-        })
+        while !waiting.is_empty() {
+            let mut batch = Batch::default();
+            waiting.iter().for_each(|text| batch.push(&text.ids));
+            let (place, wrong) = match self.add(&shared, &batch, &waiting) {
+                Ok(()) => break,
+                Err(ModelError::NotFinite { document, loss }) => (document, format!("its loss is {loss}")),
+                Err(ModelError::NotNumbers { prompt }) => {
+                    (prompt, "what the model predicts of it are no numbers".to_owned())
+                }
+                Err(error) => return Err(invalid(KIND, "model", error.to_string())),
+            };
+            let Text { row, batch, .. } = waiting.remove(place);
+            output.quarantine_at(batch, format!("nothing can be learned from the row: {wrong}"), row);
+            self.quarantined += 1;
+        }
+        Ok(())
     }
 
-    fn add(&mut self, shared: &Shared, batch: &Batch) -> Result<(), ModelError> {
+    fn add(&mut self, shared: &Shared, batch: &Batch, texts: &[Text]) -> Result<(), ModelError> {
         let Shared { config, reader, sketch, .. } = shared;
-        let weights = token_weights(batch, config.reduction.into(), |_, _| true);
+        let weights = token_weights(batch, config.reduction.into(), |document, token| {
+            texts.get(document).is_some_and(|text| text.targets.contains(&token))
+        });
         let drawn = config.statistics.drawn().map(|seed| {
-            let keys: Vec<u64> =
-                batch.offsets().windows(2).map(|rows| key(&batch.ids()[rows[0] as usize..rows[1] as usize])).collect();
+            let keys: Vec<u64> = texts.iter().map(|text| key(&text.ids)).collect();
             drawn_targets(&reader.model, COMPUTE, batch, seed, &keys)
         });
         let drawn = drawn.transpose()?;
@@ -110,10 +131,15 @@ impl LearningPass {
                 projector.prepare(batch);
                 run(&mut projector)?;
                 for module in sketch.modules() {
-                    let width = module.p * module.q;
+                    let width = module.size();
+                    let damping = shared.dampings.get(&module.name);
                     for document in 0..batch.documents() {
                         let row = &projector.row(document)[module.offset..module.offset + width];
-                        grams.add(&module.name, row, width).map_err(ModelError::from)?;
+                        let added = match damping {
+                            Some(&damping) => grams.add_normalized(&module.name, row, width, damping),
+                            None => grams.add(&module.name, row, width),
+                        };
+                        added.map_err(ModelError::from)?;
                     }
                 }
                 Ok(())
@@ -133,31 +159,35 @@ fn key(ids: &[u32]) -> u64 {
 }
 
 impl Pass for LearningPass {
-    fn push(&mut self, batch: &RecordBatch, _: &mut Output) -> Result<()> {
+    fn push(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
         let shared = Arc::clone(&self.shared);
-        let texts = TextColumn::of(KIND, batch, &shared.config.column)?;
-        let mut ids = Vec::new();
-        for text in texts.iter() {
-            let row = self.rows;
+        for (place, row) in documents::read(KIND, &shared.losses, &shared.reader, batch)?.into_iter().enumerate() {
+            let number = self.rows;
             self.rows += 1;
-            let Some(text) = text else { continue };
-            let failed = |error: String| OperatorError::Row { kind: KIND.to_owned(), row, message: error };
-            shared.reader.tokenizer.encode(text, true, &mut ids).map_err(|error| failed(error.to_string()))?;
-            ids.truncate(shared.reader.context_length);
-            if ids.len() < 2 {
+            let document = match row {
+                Row::Null => continue,
+                Row::Unreadable(message) => {
+                    output.quarantine_at(batch.slice(place, 1), message, number);
+                    self.quarantined += 1;
+                    continue;
+                }
+                Row::Document(document) => document,
+            };
+            if document.targets.is_empty() {
                 continue;
             }
-            if self.waiting_tokens + ids.len() > BATCH_TOKENS {
-                self.run()?;
+            if self.waiting_tokens + document.ids.len() > BATCH_TOKENS {
+                self.run(output)?;
             }
-            self.waiting_tokens += ids.len();
-            self.waiting.push((row, ids.clone()));
+            self.waiting_tokens += document.ids.len();
+            let (ids, targets, batch) = (document.ids, document.targets, batch.slice(place, 1));
+            self.waiting.push(Text { row: number, ids, targets, batch });
         }
         Ok(())
     }
 
     fn finish(&mut self, output: &mut Output) -> Result<()> {
-        self.run()?;
+        self.run(output)?;
         let sums = std::mem::replace(&mut self.sums, Sums::Grams(Grams::default()));
         let factors = match sums {
             Sums::Covariances(sums) => sums.into_factors(),
@@ -165,8 +195,8 @@ impl Pass for LearningPass {
             Sums::Moments(sums) => sums.into_factors(),
             Sums::Grams(sums) => sums.into_factors(),
         };
-        // All rows are in the sums; each statistic is a batch of its own, since they are large.
-        output.keep_as(RecordBatch::new_empty(schema()), self.rows);
+        // All other rows are in the sums; each statistic is a batch of its own, since they are large.
+        output.keep_as(RecordBatch::new_empty(schema()), self.rows - self.quarantined);
         for factor in factors {
             output.keep_as(to_batch(factor, &self.shared.origin)?, 0);
         }

@@ -104,6 +104,23 @@ fn losses_and_gradients_that_are_not_finite_are_quarantined_and_others_stay() {
     assert_eq!(output.quarantined[0].error, "the loss is NaN");
     assert_eq!(values(&output.batches[0]), values(&run(config, &table(&[Some(one), Some(one)]))));
 
+    // What is learned of texts is learned of the others alone.
+    for statistics in
+        [json!({"kfac": {"labels": "sampled"}}), json!({"kfac": {"labels": "true"}}), json!({"gram": {"dimension": 4}})]
+    {
+        let learn = |texts: &RecordBatch| {
+            let config = json!({"model": folder.path(), "statistics": statistics});
+            let spec = crate::OperatorSpec::new("gradient_statistics", config);
+            let operator = crate::Registry::standard().bind(&spec, &texts.schema(), &Resources::local()).unwrap();
+            crate::apply(operator.as_ref(), [texts.clone()]).unwrap()
+        };
+        let learned = learn(&batch);
+        assert_eq!((learned.quarantined.len(), learned.accounted()), (1, 3));
+        assert_eq!(learned.quarantined[0].positions, [1]);
+        assert!(learned.quarantined[0].error.contains("nothing can be learned from the row: "));
+        assert_eq!(learned.batches, learn(&table(&[Some(one), Some(one)])).batches);
+    }
+
     // Weights so large that gradients have no place in f16.
     changed(folder.path(), |name, values| {
         if name.ends_with("layers.1.mlp.down_proj.weight") {

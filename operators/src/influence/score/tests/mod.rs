@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod candidates;
+mod checkpoints;
 mod planted;
 mod refusals;
 mod scores;
@@ -16,8 +18,9 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::influence::InfluenceKind;
 use crate::models::tests::reference;
-use crate::{OperatorSpec, Output, Registry, Resources, apply};
+use crate::{OperatorKind, OperatorSpec, Output, Registry, Resources, apply, tables};
 
 fn model() -> String {
     reference("llama").unwrap().to_string_lossy().into_owned()
@@ -88,6 +91,27 @@ fn scores_of(batch: &RecordBatch) -> Vec<Vec<f32>> {
 
 fn score(config: Value, batch: &RecordBatch) -> Vec<Vec<f32>> {
     scores_of(&run("influence", config, batch))
+}
+
+/// Learns all that a configuration needs from the corpus, as a host does, and returns it with the files. Whether that is anything is as expected.
+fn learned(config: &Value, anything: bool) -> (TempDir, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = InfluenceKind.complete(config).unwrap();
+    let mut keys = Vec::new();
+    while let Some(fit) = InfluenceKind.fit(&config).unwrap() {
+        let output = run_all(&fit.spec.kind, fit.spec.config.clone(), &[corpus()]).unwrap();
+        let kind = Registry::standard();
+        let kind = kind.kind(&fit.spec.kind).unwrap();
+        let spec = Registry::standard().complete(&fit.spec).unwrap();
+        let batches = kind.combine(&spec, &mut output.batches.into_iter().map(Ok)).unwrap();
+        let path = folder.path().join(format!("{}.arrow", fit.key));
+        std::fs::write(&path, tables::write_arrow(&batches).unwrap()).unwrap();
+        config[fit.key] = path.to_str().unwrap().into();
+        assert!(!keys.contains(&fit.key), "{} is learned twice", fit.key);
+        keys.push(fit.key);
+    }
+    assert_eq!(!keys.is_empty(), anything);
+    (folder, config)
 }
 
 /// A tokenizer of 64 words `w0` to `w63`, for models with so many tokens.

@@ -36,6 +36,25 @@ fn configurations_that_mean_nothing_are_refused() {
         (json!({"queries": {"path": "nowhere.jsonl"}}), "nowhere.jsonl"),
         (json!({"answer": "text", "span": {"start": 1}}), "'span'"),
         (json!({"precision": "nf4"}), "four bits"),
+        (json!({"method": "identity", "normalizer": "adafactor"}), "'normalizer': the method 'identity' has no use"),
+        (json!({"normalizer": "adafactor"}), "'second_moments': the key is missing"),
+        (json!({"second_moments": "x.arrow"}), "'second_moments': it has no use without 'normalizer'"),
+        (json!({"normalizer": "adafactor", "gradients": "g"}), "'normalizer': gradients of a column are as they are"),
+        (json!({"method": "datainf", "labels": "true"}), "'labels': the method 'datainf' has no use for it"),
+        (json!({"method": "datainf", "damping": {"factor": 0.0}}), "damping': 0; numbers above 0"),
+        (json!({"candidates": {}}), "'candidates': the method 'cosine' has no use for it"),
+        (json!({"method": "identity", "candidate_rows": "x.arrow"}), "'candidate_rows': it has no use without"),
+        (json!({"method": "identity", "candidates": {"method": "dot"}}), "'candidate_rows': the key is missing"),
+        (
+            json!({"method": "identity", "candidates": {"method": "ekfac"}}),
+            "'candidates.method': 'ekfac' is no cheaper",
+        ),
+        (json!({"method": "identity", "candidates": {"keep": 0}}), "'candidates.keep': 0; at least 1"),
+        (json!({"method": "identity", "candidates": {"margin": 1.5}}), "'candidates.margin': 1.5; 0 to 1"),
+        (
+            json!({"method": "identity", "candidates": {"method": "dot", "normalize": true}}),
+            "'candidates.normalize': the method 'dot' has no use for it",
+        ),
     ] {
         let message = run_all("influence", merged(&base, more), &[corpus()]).unwrap_err().to_string();
         assert!(message.contains(says), "{message}\nshould say {says}");
