@@ -550,6 +550,23 @@ fn what_is_learned_is_learned_once_from_the_rows_that_reach_the_step() {
     };
     assert_eq!(counts("out")[1..], [with("weevil"), with("mill"), with("5:"), 1502 - eleventh]);
 
+    // A step before it that only adds a column does not run for that, and one that its condition reads does.
+    let steps_of = |folder: &str| -> Vec<String> {
+        let path = workspace.path(folder).join("_run/fits/overlap-statistics/_run/report.json");
+        let report: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        report["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let more = |folder: &str, when: &str| {
+        let steps = text.split_once("steps:\n").unwrap();
+        let out = path_of(&workspace, "out");
+        let text = format!("{}steps:\n  - derive: {{twice: 2 * id}}\n{}", steps.0, steps.1);
+        run_it(&text.replace(&out, &path_of(&workspace, folder)), &[when], 2);
+    };
+    more("beside", "steps.2.fit_rows=1500");
+    assert_eq!(steps_of("beside"), ["filter", "overlap"]);
+    more("before", "steps.2.when=twice < 600");
+    assert_eq!(steps_of("before"), ["derive", "filter", "overlap_when", "overlap"]);
+
     // A limit of the source and one of the fit, and rows that the step passes over.
     let text = ranked(&source, &path_of(&workspace, "fewer"));
     run_it(&text, &["steps.1.fit_rows=400", "steps.1.when=id < 300"], 2);

@@ -153,6 +153,28 @@ impl Chain {
         required
     }
 
+    /// Which steps the last one depends on: those that leave rows out or give others, and those whose columns it reads, itself or by way of another step. The others only add
+    /// columns. Rows that one of them would put aside stay.
+    #[must_use]
+    pub fn needed_by_last(&self) -> Vec<bool> {
+        let mut needed = vec![true; self.steps.len()];
+        let mut columns: Vec<String> = Vec::new();
+        for (index, step) in self.steps.iter().enumerate().rev() {
+            let before = match index.checked_sub(1) {
+                Some(before) => self.steps[before].operator.output_schema(),
+                None => &self.input,
+            };
+            let adds_only = matches!(step.operator.row_effect(), RowEffect::Same | RowEffect::Screened);
+            let added = step.operator.output_schema().fields().iter().skip(before.fields().len());
+            let is_last = index + 1 == self.steps.len();
+            needed[index] = is_last || !adds_only || added.into_iter().any(|field| columns.contains(field.name()));
+            if needed[index] {
+                columns.extend(step.operator.inputs());
+            }
+        }
+        needed
+    }
+
     /// Names of the verdict columns: booleans that steps added.
     #[must_use]
     pub fn verdict_columns(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 //!
 //! A step may need something that only the corpus can say, such as the document frequencies of terms. Its operator asks for that as a
 //! [`Fit`]: an operator that makes partial statistics of a stream. The host runs it in the step's place, over the same source and behind the same
-//! steps, as a run of its own in `_run/fits/<step>-<key>` of the run folder, with plan, commit log and report; so it can be killed and resumed like any run.
+//! steps (but for those that only add columns that it does not read), as a run of its own in `_run/fits/<step>-<key>` of the run folder, with plan, commit log and report; so it can be killed and resumed like any run.
 //! The parts are put together in the order of the splits, one at a time, into `<key>.arrow` in that folder, and the step's key is set to the place of that
 //! file. Its content is a resource of the step, so the fingerprint of the run that follows covers it.
 

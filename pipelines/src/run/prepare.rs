@@ -102,7 +102,13 @@ pub(super) async fn prepare_steps(
             .map_err(|error| source_error(file, error))?,
     };
     let for_run = Environment { resources: environment.resources.clone().for_run(folder), ..environment.clone() };
-    let bound = bind(file, &steps, &read, source.schema, &for_run, is_fit)?;
+    let mut bound = bind(file, &steps, &read, Arc::clone(&source.schema), &for_run, is_fit)?;
+    // What is learned does not depend on steps that only add columns for others, and these may be models.
+    if is_fit && bound.chain.needed_by_last().contains(&false) {
+        let mut needed = bound.chain.needed_by_last().into_iter();
+        steps.retain(|_| needed.next().unwrap_or(true));
+        bound = bind(file, &steps, &read, source.schema, &for_run, is_fit)?;
+    }
     check_ranking(file, bound.ranking.as_ref()).await?;
     // The chain may need fewer columns than the source has; what is not needed is not read.
     let read = ReadOptions { columns: bound.columns_read.clone(), ..read };

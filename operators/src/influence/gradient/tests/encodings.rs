@@ -68,7 +68,10 @@ fn descriptions_say_what_a_column_is_and_what_differs() {
         ),
         (json!({"modules": {"exclude": ["*.1.*"]}}), "the projection differs: "),
         (json!({"reduction": "sum"}), "the loss differs: reduction is \"mean\", and \"sum\" is expected"),
-        (json!({"span": {"start": 2}}), "the loss differs: targets is \"text\", and \"span\" is expected"),
+        (
+            json!({"span": {"start": 2}}),
+            "the loss differs: targets is \"text\", and \"span from 2 to the end\" is expected",
+        ),
     ] {
         let error = one.expect_same(&of(config)).unwrap_err();
         assert!(error.starts_with(expected), "{error}");

@@ -41,7 +41,7 @@ fn configurations_that_mean_nothing_are_refused() {
         (json!({"second_moments": "x.arrow"}), "'second_moments': it has no use without 'normalizer'"),
         (json!({"normalizer": "adafactor", "gradients": "g"}), "'normalizer': gradients of a column are as they are"),
         (json!({"method": "datainf", "labels": "true"}), "'labels': the method 'datainf' has no use for it"),
-        (json!({"method": "datainf", "damping": {"factor": 0.0}}), "damping': 0; numbers above 0"),
+        (json!({"method": "datainf"}), "'factors': the key is missing"),
         (json!({"candidates": {}}), "'candidates': the method 'cosine' has no use for it"),
         (json!({"method": "identity", "candidate_rows": "x.arrow"}), "'candidate_rows': it has no use without"),
         (json!({"method": "identity", "candidates": {"method": "dot"}}), "'candidate_rows': the key is missing"),
