@@ -40,4 +40,4 @@ step() { # NAME KEYS…
 } | sed 's/name: \([a-z_]*\)_\([0-9.]*\),/name: \1_\2,/; s/name: \([a-z_]*\)_0\.1,/name: \1_tenth,/' > "$pipeline"
 rm -rf "$folder/scores"
 $program run "$pipeline"
-$program analyze lds "$folder/scores" --subsets "$folder/subsets.jsonl" --outputs "$folder/outputs.jsonl" --output-dir "$folder/lds"
+$program analyze lds "$folder/scores" --subsets "$folder/subsets.jsonl" --outputs "$folder/outputs.jsonl" --queries "$folder/queries.jsonl" --output-dir "$folder/lds"

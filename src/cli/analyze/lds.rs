@@ -15,6 +15,9 @@ use super::results::{shown, stem};
 use super::{Done, Failure, of, wrong};
 use crate::cli::table::table;
 
+/// So many scores are compared pair by pair on the terminal.
+const FEW: usize = 6;
+
 #[derive(Serialize)]
 struct Found {
     subsets: usize,
@@ -178,7 +181,13 @@ fn text(found: &Found) -> Vec<String> {
         ));
     }
     if !found.differences.is_empty() {
-        let rows = found.differences.iter().map(|Difference { scores: [better, other], estimate }| {
+        // Of many scores the best is compared with the others; the JSON file has all pairs.
+        let mean = |scores: &&Scores| scores.lds.estimate.mean;
+        let best = found.scores.iter().max_by(|one, other| mean(one).total_cmp(&mean(other)));
+        let best = best.filter(|_| found.scores.len() > FEW).map(|best| best.scores.as_str());
+        let pairs =
+            found.differences.iter().filter(|pair| best.is_none_or(|best| pair.scores.iter().any(|one| one == best)));
+        let rows = pairs.map(|Difference { scores: [better, other], estimate }| {
             let interval = format!("{} to {}", shown(estimate.low), shown(estimate.high));
             vec![better.clone(), other.clone(), shown(estimate.mean), interval]
         });
