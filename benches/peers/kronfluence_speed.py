@@ -49,7 +49,7 @@ def main():
     model.save_pretrained(folder.name + "/model")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder.name + "/model", dtype=torch.float32, attn_implementation="sdpa")
     corpus, queries = (torch.randint(4, arguments.vocabulary, (count, arguments.longest)) for count in (arguments.documents, arguments.queries))
-    linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and not n.endswith("embed_out")]
+    linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()]
     parameters = sum(p.numel() for p in model.parameters())
     attributed = sum(model.get_submodule(n).weight.numel() for n in linear)
     print(f"{parameters} parameters, {attributed} in {len(linear)} layers that count; {arguments.documents} documents and {arguments.queries} queries of {arguments.longest} tokens")
