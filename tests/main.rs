@@ -20,6 +20,7 @@ mod hub;
 mod influence;
 mod kills;
 mod models;
+mod overlap;
 mod rank;
 mod report;
 mod s3;

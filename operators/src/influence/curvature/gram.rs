@@ -156,7 +156,7 @@ pub enum Mixing {
     Components(usize),
 }
 
-/// An eigenvalue that is this share of the largest one is rounding of gradients in single precision.
+/// An eigenvalue that is no more than this share of the largest one is taken for rounding, which of gradients in single precision is far less than the root of it.
 const NO_DIRECTION: f64 = 1e-9;
 
 /// H = λ·H_queries + (1 - λ)·H_corpus of all layers that both have, in the order of the corpus; and λ.

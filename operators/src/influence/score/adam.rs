@@ -11,6 +11,10 @@ use crate::models::gradients::{Gradient, LinearGradient, Tap};
 use crate::models::{Batch, Compute, Model, ModelError, ModelFiles, Parameter, Weights};
 use crate::{ResourceIdentity, Resources};
 
+/// What PyTorch calls the means of gradients, and of their squares.
+const FIRST: &str = "exp_avg";
+const SECOND: &str = "exp_avg_sq";
+
 /// How Adam makes steps of gradients.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rule {
@@ -35,22 +39,31 @@ impl AdamState {
         sketch: &Sketch,
         resources: &Resources,
     ) -> Result<(Self, Vec<ResourceIdentity>), ModelError> {
-        let (folder, name) = location.rsplit_once('/').unwrap_or((".", location));
+        let (folder, file) = location.rsplit_once('/').unwrap_or((".", location));
         let files = ModelFiles::new(folder, resources);
-        let weights = Weights::open_one(&files, name, &[])?;
+        let weights = Weights::open_one(&files, file, &[])?;
         let moments = sketch.modules().iter().map(|module| {
             let parameter = model.parameters().nth(module.parameter);
             let parameter =
                 parameter.ok_or_else(|| ModelError::Tap(format!("no parameter {}", module.parameter).into()))?;
             let shape = parameter.shape();
             let moment = |key: &str| {
-                let values = weights.read(&format!("{}.{key}", parameter.name()), shape)?;
+                let name = format!("{}.{key}", parameter.name());
+                let values = weights.read(&name, shape)?;
+                // Squares have no negative means; with one every row would be at fault.
+                let least = if key == SECOND { 0.0 } else { f32::MIN };
+                if let Some(place) = values.iter().position(|value| !(value.is_finite() && *value >= least)) {
+                    let what = if key == SECOND { "at least 0" } else { "finite" };
+                    let message =
+                        format!("tensor '{name}' has {} at element {place}; it must be {what}", values[place]);
+                    return Err(ModelError::Malformed { path: files.path(file), message });
+                }
                 Ok::<_, ModelError>(match parameter.is_transposed() {
                     true => transposed(&values, module.inputs, module.outputs),
                     false => values,
                 })
             };
-            Ok([moment("exp_avg")?, moment("exp_avg_sq")?])
+            Ok([moment(FIRST)?, moment(SECOND)?])
         });
         let moments = moments.collect::<Result<_, ModelError>>()?;
         Ok((Self { rule, moments }, files.identities()))

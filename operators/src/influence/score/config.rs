@@ -10,7 +10,7 @@ use crate::config::{self, invalid};
 use crate::influence::curvature::{
     Damping, GradientStatisticsConfig, Inversion, Labels, Learned, Mixing, StatisticsReduction, next_fit,
 };
-use crate::influence::gradient::{Encoding, GradientConfig, Norms, Reduction, Span};
+use crate::influence::gradient::{GradientConfig, Reduction, Span};
 use crate::influence::sketch::{SignSource, default_dimension};
 use crate::influence::{Modules, QueriesConfig};
 use crate::operator::Fit;
@@ -520,25 +520,8 @@ impl InfluenceConfig {
 
     /// What `gradient` would be given for the same projections of gradients of the same losses.
     pub(super) fn gradient(&self) -> GradientConfig {
-        let config = self.clone();
-        GradientConfig {
-            model: config.model,
-            adapter: config.adapter,
-            tokenizer: config.tokenizer,
-            column: config.column,
-            answer: config.answer,
-            span: config.span,
-            reduction: config.reduction,
-            context_length: config.context_length,
-            dimension: config.dimension,
-            seed: config.seed,
-            signs: config.signs,
-            modules: config.modules,
-            per_token: false,
-            norms: Norms::None,
-            output: Encoding::F32,
-            precision: config.precision,
-        }
+        let losses = self.learning(Learned::Adafactor {}).gradient();
+        GradientConfig { dimension: self.dimension, seed: self.seed, signs: self.signs, ..losses }
     }
 }
 

@@ -54,7 +54,8 @@
 //! # Candidates
 //!
 //! An exact method costs a pass over whole gradients for each row. With `candidates` the rows first go through a cheaper method, in a run of its own that is resumed like any other; its `keep` best rows of
-//! each query are scored exactly, and no others but some that are drawn by chance. Rows that are not scored are null, and do not rank. `weight` in the metadata is the inverse
+//! each query are scored exactly, and no others but some that are drawn by chance. Rows that are not scored are null, and do not rank;
+//! one that the cheaper method cannot score is quarantined in the run that chooses. `weight` in the metadata is the inverse
 //! of the probability that the row was scored: of the k best rows of a query about Σ (weight - 1) more are in the corpus, unscored, so that an estimate of the recall is
 //! k / (k + Σ (weight - 1)).
 //!

@@ -209,7 +209,7 @@ impl GradientStatisticsConfig {
     }
 
     /// What `gradient` would be given for the same losses.
-    pub(super) fn gradient(&self) -> GradientConfig {
+    pub(in crate::influence) fn gradient(&self) -> GradientConfig {
         let config = self.clone();
         GradientConfig {
             model: config.model,

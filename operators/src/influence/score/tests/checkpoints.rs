@@ -82,6 +82,19 @@ fn less_is_the_cosine_with_the_step_of_adam() {
                 assert!((f64::from(got) - expected).abs() <= 2e-5, "{name}: {got} {expected}");
             }
         }
+        // One moment that cannot be is named; otherwise every row would be at fault.
+        let wrong = folder.path().join("wrong.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&(-1.0_f32).to_le_bytes());
+        std::fs::write(&wrong, bytes).unwrap();
+        let message = run_all("influence", merged(&config, json!({"optimizer": wrong})), &[corpus()]).unwrap_err();
+        let message = message.to_string();
+        assert!(
+            message.contains("wrong.safetensors") && message.contains(".exp_avg_sq' has -1 at element "),
+            "{message}"
+        );
+        assert!(message.ends_with("it must be at least 0"), "{message}");
         if name == "llama" {
             let projected = merged(&config, json!({"dimension": 8}));
             conformance::check(&InfluenceKind, &InfluenceKind.complete(&projected).unwrap());
