@@ -1,4 +1,5 @@
-// Linear layers: y = f(x * W^T + bias) (+ y), with x [rows, inputs] and W [outputs, inputs], rows of either being any distance apart.
+// Linear layers: y = f(x * W^T + bias) (+ y), with x [rows, inputs] and W [outputs, inputs], rows of either being any distance apart. The kernels called
+// transposed compute y = x * W (+ y) with W [inputs, outputs]: the way back through a layer, whose inputs are then gradients of what the layer gave.
 //
 // Products of bf16 and f16 go through tensor cores with sums in f32; those of f32 are fused multiplications and additions of f32, never
 // tf32. The sum of an element goes over the inputs from the first to the last, sixteen at a time in one instruction of the tensor cores, or
@@ -23,7 +24,8 @@ struct Ending {
 };
 
 // Sums that no compiler may fuse with a product: kernels of different tiles must round alike.
-__device__ __forceinline__ float finish(const Ending &ending, float sum, int column) {
+template <bool TRANSPOSED> __device__ __forceinline__ float finish(const Ending &ending, float sum, int column) {
+  if constexpr (TRANSPOSED) return sum;
   if (ending.bias) sum = __fadd_rn(sum, ending.bias[column]);
   if (ending.function == IDENTITY) return sum;
   if (ending.function == TANH) return tanhf(sum);
@@ -38,8 +40,8 @@ template <class Y> __device__ __forceinline__ void write(const Ending &ending, i
 }
 
 // Two neighbouring columns, of which the first is even.
-template <class T> __device__ __forceinline__ void write_pair(const Ending &ending, i64 row, int column, int columns, float first, float second) {
-  const float values[2] = {finish(ending, first, column), column + 1 < columns ? finish(ending, second, column + 1) : 0.f};
+template <class T, bool TRANSPOSED> __device__ __forceinline__ void write_pair(const Ending &ending, i64 row, int column, int columns, float first, float second) {
+  const float values[2] = {finish<TRANSPOSED>(ending, first, column), column + 1 < columns ? finish<TRANSPOSED>(ending, second, column + 1) : 0.f};
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (column + i >= columns) continue;
@@ -88,14 +90,16 @@ __device__ __forceinline__ void load_lines(SharedPtr<T> to, const Operand<T> &fr
   }
 }
 
-// A tile of ROWS x COLUMNS on tensor cores, of DOWN x ACROSS warps.
-template <class T, int ROWS, int COLUMNS, int DOWN, int ACROSS, int DEPTH, int STAGES>
+// A tile of ROWS x COLUMNS on tensor cores, of DOWN x ACROSS warps. Weights lie in shared memory as in their own: COLUMNS lines of DEPTH inputs, or, where
+// they are TRANSPOSED, DEPTH lines of COLUMNS outputs.
+template <class T, bool TRANSPOSED, int ROWS, int COLUMNS, int DOWN, int ACROSS, int DEPTH, int STAGES>
 __device__ __forceinline__ void tensor(const T *x, const T *weights, const Ending &ending, i64 x_stride, i64 weight_stride, i64 rows, int inputs, int outputs) {
   constexpr int THREADS = WARP * DOWN * ACROSS, WARP_ROWS = ROWS / DOWN, WARP_COLUMNS = COLUMNS / ACROSS;
-  constexpr int STRIDE = DEPTH + 8, STAGE = (ROWS + COLUMNS) * STRIDE, LEFT = WARP_ROWS / 16, RIGHT = WARP_COLUMNS / 16;
+  constexpr int STRIDE = DEPTH + 8, WEIGHT_STRIDE = TRANSPOSED ? COLUMNS + 8 : STRIDE, WEIGHT_LINES = TRANSPOSED ? DEPTH : COLUMNS;
+  constexpr int STAGE = ROWS * STRIDE + WEIGHT_LINES * WEIGHT_STRIDE, LEFT = WARP_ROWS / 16, RIGHT = WARP_COLUMNS / 16;
   DYNAMIC_SHARED(T, memory);
   const Place first = place(rows, outputs, ROWS, COLUMNS);
-  const Operand<T> left{x, x_stride, first.row, rows}, right{weights, weight_stride, first.column, outputs};
+  const Operand<T> left{x, x_stride, first.row, rows};
   const bool left_aligned = is_aligned(x) && x_stride % 8 == 0, right_aligned = is_aligned(weights) && weight_stride % 8 == 0;
   const int lane = threadIdx.x % WARP, warp_row = threadIdx.x / WARP % DOWN * WARP_ROWS, warp_column = threadIdx.x / WARP / DOWN * WARP_COLUMNS;
   // Warps with nothing but padding have no product to compute, but copy like all others.
@@ -110,7 +114,13 @@ __device__ __forceinline__ void tensor(const T *x, const T *weights, const Endin
     if (step < steps) {
       const SharedPtr<T> to = memory + step % STAGES * STAGE;
       load_lines<T, ROWS, DEPTH, THREADS>(to, left, step * DEPTH, inputs, left_aligned);
-      load_lines<T, COLUMNS, DEPTH, THREADS>(to + ROWS * STRIDE, right, step * DEPTH, inputs, right_aligned);
+      if constexpr (TRANSPOSED) {
+        const Operand<T> lines{weights, weight_stride, static_cast<i64>(step) * DEPTH, inputs};
+        load_lines<T, DEPTH, COLUMNS, THREADS>(to + ROWS * STRIDE, lines, first.column, outputs, right_aligned);
+      } else {
+        const Operand<T> lines{weights, weight_stride, first.column, outputs};
+        load_lines<T, COLUMNS, DEPTH, THREADS>(to + ROWS * STRIDE, lines, step * DEPTH, inputs, right_aligned);
+      }
     }
     copies_commit();
   };
@@ -131,7 +141,8 @@ __device__ __forceinline__ void tensor(const T *x, const T *weights, const Endin
 #pragma unroll
       for (int j = 0; j < RIGHT; ++j) {
         FragmentB<T> b[2];
-        load_right<T>(b, b_tile + ((warp_column + 16 * j) * STRIDE + k), Rows{STRIDE});
+        if constexpr (TRANSPOSED) load_right_transposed<T>(b, b_tile + (k * WEIGHT_STRIDE + warp_column + 16 * j), Rows{WEIGHT_STRIDE});
+        else load_right<T>(b, b_tile + ((warp_column + 16 * j) * STRIDE + k), Rows{STRIDE});
 #pragma unroll
         for (int i = 0; i < LEFT; ++i) {
           mma(sums[i][2 * j], a[i], b[0]);
@@ -150,12 +161,17 @@ __device__ __forceinline__ void tensor(const T *x, const T *weights, const Endin
         const i64 row = first.row + warp_row + 16 * i + 8 * half + lane / 4;
         const int column = first.column + warp_column + 8 * j + lane % 4 * 2;
         if (row < rows && column < outputs)
-          write_pair<T>(ending, row, column, outputs, sums[i][j].values[2 * half], sums[i][j].values[2 * half + 1]);
+          write_pair<T, TRANSPOSED>(ending, row, column, outputs, sums[i][j].values[2 * half], sums[i][j].values[2 * half + 1]);
       }
 }
 
+// An element of a tile of weights: which of the tile's outputs and inputs it is of.
+struct WeightPlace {
+  int output, input;
+};
+
 // A tile in single precision of 16 x 16 threads, with EACH x EACH elements each.
-template <int EACH, int DEPTH>
+template <bool TRANSPOSED, int EACH, int DEPTH>
 __device__ __forceinline__ void plain(const float *x, const float *weights, const Ending &ending, i64 x_stride, i64 weight_stride, i64 rows, int inputs,
                                       int outputs) {
   constexpr int SIZE = 16 * EACH, STRIDE = DEPTH + 1, OPERAND = SIZE * STRIDE, COPIES = SIZE * DEPTH / 256;
@@ -167,13 +183,20 @@ __device__ __forceinline__ void plain(const float *x, const float *weights, cons
   for (int i = 0; i < EACH; ++i)
 #pragma unroll
     for (int j = 0; j < EACH; ++j) sums[i][j] = 0.f;
+  // Which weight a thread copies: neighbours copy what lies side by side.
+  const auto weight_place = [](int i) {
+    const int number = i * 256 + threadIdx.x;
+    return TRANSPOSED ? WeightPlace{number % SIZE, number / SIZE} : WeightPlace{number / DEPTH, number % DEPTH};
+  };
   const auto fetch = [&](int start) {
 #pragma unroll
     for (int i = 0; i < COPIES; ++i) {
       const int line = (i * 256 + threadIdx.x) / DEPTH, k = start + threadIdx.x % DEPTH;
-      const bool exists = k < inputs;
-      next[0][i] = exists && first.row + line < rows ? x[(first.row + line) * x_stride + k] : 0.f;
-      next[1][i] = exists && first.column + line < outputs ? weights[(first.column + line) * weight_stride + k] : 0.f;
+      next[0][i] = k < inputs && first.row + line < rows ? x[(first.row + line) * x_stride + k] : 0.f;
+      const WeightPlace at = weight_place(i);
+      const i64 output = first.column + at.output, input = start + at.input;
+      const bool exists = input < inputs && output < outputs;
+      next[1][i] = exists ? weights[TRANSPOSED ? input * weight_stride + output : output * weight_stride + input] : 0.f;
     }
   };
   fetch(0);
@@ -183,7 +206,7 @@ __device__ __forceinline__ void plain(const float *x, const float *weights, cons
     for (int i = 0; i < COPIES; ++i) {
       const int to = (i * 256 + threadIdx.x) / DEPTH * STRIDE + threadIdx.x % DEPTH;
       memory[a_tile + to] = next[0][i];
-      memory[b_tile + to] = next[1][i];
+      memory[b_tile + weight_place(i).output * STRIDE + weight_place(i).input] = next[1][i];
     }
     // The tile is there; the other one is written again only behind the next barrier, when nobody reads it any more.
     __syncthreads();
@@ -208,7 +231,7 @@ __device__ __forceinline__ void plain(const float *x, const float *weights, cons
     for (int j = 0; j < EACH; ++j) {
       const i64 row = first.row + down + 16 * i;
       const int column = first.column + across + 16 * j;
-      if (row < rows && column < outputs) write<float>(ending, row, column, finish(ending, sums[i][j], column));
+      if (row < rows && column < outputs) write<float>(ending, row, column, finish<TRANSPOSED>(ending, sums[i][j], column));
     }
 }
 
@@ -219,13 +242,19 @@ __device__ __forceinline__ void plain(const float *x, const float *weights, cons
     __VA_ARGS__(x, weights, ending, x_stride, weight_stride, rows, inputs, outputs);                                                     \
   }
 
-#define TENSOR(suffix, T)                                                        \
-  LINEAR(256, gemm_wide_##suffix, T, tensor<T, 128, 256, 2, 4, 32, 3>)           \
-  LINEAR(256, gemm_square_##suffix, T, tensor<T, 128, 128, 2, 4, 32, 4>)         \
-  LINEAR(128, gemm_medium_##suffix, T, tensor<T, 64, 64, 2, 2, 64, 3>)           \
-  LINEAR(64, gemm_small_##suffix, T, tensor<T, 16, 32, 1, 2, 128, 4>)
+#define TENSOR(prefix, suffix, T, transposed)                                        \
+  LINEAR(256, prefix##_wide_##suffix, T, tensor<T, transposed, 128, 256, 2, 4, 32, 3>)   \
+  LINEAR(256, prefix##_square_##suffix, T, tensor<T, transposed, 128, 128, 2, 4, 32, 4>) \
+  LINEAR(128, prefix##_medium_##suffix, T, tensor<T, transposed, 64, 64, 2, 2, 64, 3>)   \
+  LINEAR(64, prefix##_small_##suffix, T, tensor<T, transposed, 16, 32, 1, 2, 128, 4>)
 
-TENSOR(bf16, bf16)
-TENSOR(f16, f16)
-LINEAR(256, gemm_square_f32, float, plain<8, 8>)
-LINEAR(256, gemm_small_f32, float, plain<2, 16>)
+#define PLAIN(prefix, transposed)                                         \
+  LINEAR(256, prefix##_square_f32, float, plain<transposed, 8, 8>) \
+  LINEAR(256, prefix##_small_f32, float, plain<transposed, 2, 16>)
+
+TENSOR(gemm, bf16, bf16, false)
+TENSOR(gemm, f16, f16, false)
+PLAIN(gemm, false)
+TENSOR(gemm_transposed, bf16, bf16, true)
+TENSOR(gemm_transposed, f16, f16, true)
+PLAIN(gemm_transposed, true)

@@ -1,5 +1,5 @@
 // The residual stream of a transformer, which is f32 whatever the type that layers compute in: token embeddings gathered into it, norms from it to a layer's
-// input and from a layer's result into it, and values kept within a magnitude.
+// input and from a layer's result into it, and values kept within a magnitude, forward and back.
 #include "common.cuh"
 
 // x = tokens[id] + segment + positions[place], a block for each token; `segment` and `positions` may be null. An id or a place that the tables do not
@@ -98,6 +98,22 @@ template <class T> __device__ __forceinline__ void clamp(T *x, i64 count, float 
   store_pack(x + start, 0, left, aligned, values);
 }
 
+// The way back through a clamp of x: nothing goes through a value that was moved.
+template <class T> __device__ __forceinline__ void clamp_backward(const T *x, T *gradient, i64 count, float most) {
+  constexpr int COUNT = Pack<T>::COUNT;
+  const i64 start = (static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x) * COUNT;
+  if (start >= count) return;
+  const int left = count - start < COUNT ? static_cast<int>(count - start) : COUNT;
+  const bool aligned = is_aligned(x) && is_aligned(gradient);
+  float values[COUNT], gradients[COUNT];
+  load_pack(x + start, 0, left, aligned, values, 0.f);
+  load_pack(gradient + start, 0, left, aligned, gradients, 0.f);
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i)
+    if (values[i] < -most || values[i] > most) gradients[i] = 0.f;
+  store_pack(gradient + start, 0, left, aligned, gradients);
+}
+
 #define RESIDUAL(suffix, T)                                                                                                              \
   KERNEL(256, residual_embed_##suffix, const T *tokens, const T *positions, const float *segment, const int *ids, const int *places,     \
          float *x, int width, int vocabulary, int position_rows) {                                                                       \
@@ -107,7 +123,8 @@ template <class T> __device__ __forceinline__ void clamp(T *x, i64 count, float 
          float epsilon, int kind, int add) {                                                                                             \
     norm<T>(x, weight, bias, z, y, rows, width, epsilon, kind, add);                                                                     \
   }                                                                                                                                      \
-  KERNEL(256, residual_clamp_##suffix, T *x, i64 count, float most) { clamp<T>(x, count, most); }
+  KERNEL(256, residual_clamp_##suffix, T *x, i64 count, float most) { clamp<T>(x, count, most); }                                        \
+  KERNEL(256, residual_clamp_backward_##suffix, const T *x, T *gradient, i64 count, float most) { clamp_backward<T>(x, gradient, count, most); }
 
 RESIDUAL(f32, float)
 RESIDUAL(bf16, bf16)

@@ -87,6 +87,15 @@ pub unsafe trait Backend: Debug + Send + Sync {
     /// The driver fails, or something that was launched before did.
     unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
+    /// Copies within the device, behind everything that was asked for before.
+    ///
+    /// # Safety
+    /// There is memory of so many bytes at both addresses, and the two do not overlap.
+    ///
+    /// # Errors
+    /// The driver fails.
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError>;
+
     /// Enqueues a launch.
     ///
     /// # Safety
@@ -223,6 +232,22 @@ impl<T: Element> Array<T> {
         let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) };
         // SAFETY: there is memory for as many elements.
         unsafe { self.owner.backend.upload(self.address, bytes) }
+    }
+
+    /// Overwrites it with the elements of another array of the same device.
+    ///
+    /// # Errors
+    /// An array of another device, too little memory, or a driver that fails.
+    pub fn copy_from(&mut self, other: &Self) -> Result<(), DeviceError> {
+        if !Arc::ptr_eq(&self.owner, &other.owner) {
+            return Err(DeviceError::Foreign { device: self.owner.backend.name(), kernel: "a copy" });
+        }
+        self.resize(other.len)?;
+        if self.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: both hold as many elements, and no two arrays share memory.
+        unsafe { self.owner.backend.copy(other.address, self.address, self.len * size_of::<T>()) }
     }
 
     /// The elements, when all that was launched before has ended.

@@ -189,6 +189,13 @@ impl<'a, T: Element> BufferMut<'a, T> {
         self.len == 0
     }
 
+    /// What is behind the first `count` elements; nothing where there are no more.
+    #[must_use]
+    pub fn skip(self, count: usize) -> Self {
+        let count = count.min(self.len);
+        Self { address: self.address + (count * size_of::<T>()) as u64, len: self.len - count, ..self }
+    }
+
     /// Several launches may use one buffer, one after another.
     pub(crate) const fn argument(&self) -> Argument {
         Argument::Address(self.address)

@@ -75,6 +75,12 @@ unsafe impl Backend for ShimDevice {
         Ok(())
     }
 
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        // SAFETY: the caller answers for the addresses.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
     unsafe fn run(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
         let arguments: Vec<Argument> = launch.arguments().iter().map(|&argument| converted(argument)).collect();
         let geometry = Geometry { grid: launch.grid(), block: launch.block(), shared_bytes: launch.shared_bytes() };

@@ -56,7 +56,11 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
                 let function = FUNCTIONS[(number + place * 2) % FUNCTIONS.len()];
                 let layer = LinearLayer { function, tile: Some(tile), ..LinearLayer::new(inputs, outputs) };
                 let accumulate = (number + place) % 2 == 1;
-                all.push(Case::new(LinearLayer { accumulate, ..layer }, rows, dtype, &mut random));
+                for transposed in [false, true] {
+                    let function = function.filter(|_| !transposed);
+                    let layer = LinearLayer { accumulate, transposed, function, ..layer };
+                    all.push(Case::new(layer, rows, dtype, &mut random));
+                }
             }
         }
         for function in FUNCTIONS {
@@ -67,20 +71,25 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
         for (x, weights, y) in [(48, 56, 32), (37, 41, 29)] {
             let strides = Strides { x: Some(x), weights: Some(weights), y: Some(y) };
             let layer = LinearLayer { strides, accumulate: true, ..LinearLayer::new(35, 21) };
-            all.push(Case::new(layer, 4, dtype, &mut random));
+            for transposed in [false, true] {
+                all.push(Case::new(LinearLayer { transposed, ..layer }, 4, dtype, &mut random));
+            }
         }
-        for (rows, outputs, inputs) in [(0, 3, 4), (2, 0, 4), (2, 3, 0)] {
-            all.push(Case::new(LinearLayer::new(inputs, outputs), rows, dtype, &mut random));
+        for transposed in [false, true] {
+            for (rows, outputs, inputs) in [(0, 3, 4), (2, 0, 4), (2, 3, 0)] {
+                let layer = LinearLayer { transposed, ..LinearLayer::new(inputs, outputs) };
+                all.push(Case::new(layer, rows, dtype, &mut random));
+            }
+            all.push(special_values(dtype, transposed));
         }
-        all.push(special_values(dtype));
     }
     all.into_iter().map(|case| Box::new(case) as Box<dyn Problem>).collect()
 }
 
 /// Values that are not numbers and infinities stay in their rows.
-fn special_values(dtype: DType) -> Case {
+fn special_values(dtype: DType, transposed: bool) -> Case {
     let mut random = Random::new(11);
-    let mut case = Case::new(LinearLayer::new(20, 9), 5, dtype, &mut random);
+    let mut case = Case::new(LinearLayer { transposed, ..LinearLayer::new(20, 9) }, 5, dtype, &mut random);
     let mut values = case.x.to_f64();
     (values[25], values[43], values[90]) = (f64::NAN, f64::INFINITY, f64::NEG_INFINITY);
     case.x = HostBuffer::from_f64(dtype, values.into_iter());
@@ -94,8 +103,10 @@ fn benches(bytes: usize) -> Vec<Box<dyn Problem>> {
     for dtype in [DType::F32, DType::Bf16] {
         for rows in [1, 16, 256, 8192.min(4 * width)] {
             for (inputs, outputs) in [(width, width), (width, 4 * width), (4 * width, width)] {
-                let layer = LinearLayer::new(inputs, outputs);
-                all.push(Box::new(Case::new(layer, rows, dtype, &mut Random::new(1))));
+                for transposed in [false, true] {
+                    let layer = LinearLayer { transposed, ..LinearLayer::new(inputs, outputs) };
+                    all.push(Box::new(Case::new(layer, rows, dtype, &mut Random::new(1))));
+                }
             }
         }
     }
@@ -109,14 +120,16 @@ impl Case {
             if lines == 0 { 0 } else { (lines - 1) * stride.unwrap_or(columns) + columns }
         };
         let result = if random.below(2) == 0 { dtype } else { DType::F32 };
-        let (x, weights) = (len(rows, inputs, strides.x), len(outputs, inputs, strides.weights));
+        let (lines, columns) = if layer.transposed { (inputs, outputs) } else { (outputs, inputs) };
+        let (x, weights) = (len(rows, inputs, strides.x), len(lines, columns, strides.weights));
         let y = len(rows, outputs, strides.y);
         Self {
             layer,
             rows,
             x: random.buffer(dtype, x, 0.1, 1.0),
             weights: random.buffer(dtype, weights, 0.0, 0.5),
-            bias: (random.below(3) > 0).then(|| (0..outputs).map(|_| random.normal() as f32).collect()),
+            bias: (!layer.transposed && random.below(3) > 0)
+                .then(|| (0..outputs).map(|_| random.normal() as f32).collect()),
             // Between rows there is what must stay as it is.
             y: if layer.accumulate || strides.y.is_some() {
                 random.buffer(result, y, 0.0, 1.0)
@@ -154,7 +167,11 @@ impl Case {
             column_stride: 1,
         };
         let x = Matrix::strided(Values::F32(x), layout(self.rows, inputs, strides.x)).map_err(refused)?;
-        let weights = Matrix::strided(Values::F32(weights), layout(outputs, inputs, strides.weights));
+        let weights = if self.layer.transposed {
+            Matrix::strided(Values::F32(weights), layout(inputs, outputs, strides.weights)).map(Matrix::transposed)
+        } else {
+            Matrix::strided(Values::F32(weights), layout(outputs, inputs, strides.weights))
+        };
         let packed = PackedWeights::pack(weights.map_err(refused)?, Precision::F32).map_err(refused)?;
         let mut sums = vec![0.0; self.rows * outputs];
         let options = MatmulOptions { bias: self.bias.as_deref(), ..MatmulOptions::default() };
@@ -183,14 +200,18 @@ impl Case {
 
 impl Problem for Case {
     fn label(&self) -> String {
-        let LinearLayer { inputs, outputs, function, accumulate, tile, strides } = self.layer;
+        let LinearLayer { inputs, outputs, transposed, function, accumulate, tile, strides } = self.layer;
         let tile = tile.map_or_else(String::new, |tile| format!(", {tile:?}"));
         let function = function.map_or_else(String::new, |function| format!(", {function:?}"));
         let bias = if self.bias.is_some() { ", bias" } else { "" };
         let added = if accumulate { ", added" } else { "" };
         let apart = if strides == Strides::default() { "" } else { ", strides" };
+        let turned = if transposed { ", transposed" } else { "" };
         let (dtype, result) = (self.x.dtype(), self.y.dtype());
-        format!("linear {} x {inputs} to {outputs}, {dtype} to {result}{bias}{function}{added}{apart}{tile}", self.rows)
+        format!(
+            "linear {} x {inputs} to {outputs}, {dtype} to {result}{bias}{function}{added}{turned}{apart}{tile}",
+            self.rows
+        )
     }
 
     fn inputs(&self) -> Vec<HostBuffer> {
@@ -204,16 +225,20 @@ impl Problem for Case {
     }
 
     fn expected(&self) -> Vec<Expected> {
-        let LinearLayer { inputs, outputs, strides, function, accumulate, .. } = self.layer;
+        let LinearLayer { inputs, outputs, transposed, strides, function, accumulate, .. } = self.layer;
         let (x, weights, mut y) = (self.x.to_f64(), self.weights.to_f64(), self.y.to_f64());
         let mut scale: Vec<f64> = y.iter().map(|value| value.abs()).collect();
         for row in 0..self.rows {
             for output in 0..outputs {
                 let x = &x[row * strides.x.unwrap_or(inputs)..][..inputs];
-                let weights = &weights[output * strides.weights.unwrap_or(inputs)..][..inputs];
+                let weight = |input: usize| match transposed {
+                    true => weights[input * strides.weights.unwrap_or(outputs) + output],
+                    false => weights[output * strides.weights.unwrap_or(inputs) + input],
+                };
+                let products = || x.iter().enumerate().map(|(input, x)| x * weight(input));
                 let bias = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[output]));
-                let sum = bias + x.iter().zip(weights).map(|(x, weight)| x * weight).sum::<f64>();
-                let size = bias.abs() + x.iter().zip(weights).map(|(x, weight)| (x * weight).abs()).sum::<f64>();
+                let sum = bias + products().sum::<f64>();
+                let size = bias.abs() + products().map(f64::abs).sum::<f64>();
                 let value = match function {
                     None => sum,
                     Some(Function::Tanh) => sum.tanh(),

@@ -6,7 +6,8 @@ use crate::launch::{
     to_i64,
 };
 
-/// A linear layer on a GPU: y = f(x·Wᵀ + b) (+ y), with x `[rows, inputs]` and W `[outputs, inputs]`.
+/// A linear layer on a GPU: y = f(x·Wᵀ + b) (+ y), with x `[rows, inputs]` and W `[outputs, inputs]`; or, [transposed](Self::transposed),
+/// y = x·W (+ y) with W `[inputs, outputs]`.
 ///
 /// Sums are f32. That of an element goes over the inputs in their order, whatever the number of rows and whichever kernel computes it, so that a
 /// row has the same bits alone and among others. Products of f32 are exact f32, never tf32.
@@ -18,10 +19,13 @@ use crate::launch::{
 /// sums in ways that depend on the number of rows, so a row would no longer have the same bits alone and in a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearLayer {
-    /// Columns of x and of W.
+    /// Columns of x and of W; rows of W where it is transposed.
     pub inputs: usize,
-    /// Rows of W, and columns of y.
+    /// Rows of W, and columns of y; columns of W where it is transposed.
     pub outputs: usize,
+    /// Whether W is `[inputs, outputs]`; there is neither bias nor function then. So the way back through a layer reads the weights that its way forward
+    /// reads: its inputs are gradients of what the layer gave, and its outputs those of what the layer read.
+    pub transposed: bool,
     /// How far rows are apart, where there is something between them.
     pub strides: Strides,
     /// What is applied to a sum and its bias.
@@ -72,7 +76,7 @@ pub enum Tile {
 pub struct LinearBuffers<'a, T> {
     /// `[rows, inputs]`.
     pub x: Buffer<'a, T>,
-    /// `[outputs, inputs]`.
+    /// `[outputs, inputs]`, or `[inputs, outputs]`.
     pub weights: Buffer<'a, T>,
     /// `[outputs]`.
     pub bias: Option<Buffer<'a, f32>>,
@@ -111,16 +115,17 @@ impl Tile {
     }
 
     /// Threads of a block, and bytes of dynamic shared memory: as the templates in `cuda/gemm.cu` say.
-    const fn resources(self, single: bool) -> (u32, u32) {
-        const fn bytes(lines: u32, depth: u32, stages: u32) -> u32 {
-            2 * lines * (depth + 8) * stages
+    const fn resources(self, single: bool, transposed: bool) -> (u32, u32) {
+        const fn bytes(rows: u32, columns: u32, depth: u32, stages: u32, transposed: bool) -> u32 {
+            let weights = if transposed { depth * (columns + 8) } else { columns * (depth + 8) };
+            2 * (rows * (depth + 8) + weights) * stages
         }
         match self {
             _ if single => (256, 0),
-            Self::Wide => (256, bytes(384, 32, 3)),
-            Self::Square => (256, bytes(256, 32, 4)),
-            Self::Medium => (128, bytes(128, 64, 3)),
-            Self::Small => (64, bytes(48, 128, 4)),
+            Self::Wide => (256, bytes(128, 256, 32, 3, transposed)),
+            Self::Square => (256, bytes(128, 128, 32, 4, transposed)),
+            Self::Medium => (128, bytes(64, 64, 64, 3, transposed)),
+            Self::Small => (64, bytes(16, 32, 128, 4, transposed)),
         }
     }
 
@@ -140,18 +145,23 @@ impl Tile {
         }
     }
 
-    fn kernel(self, dtype: DType) -> Result<&'static str, ShapeError> {
+    fn kernel(self, dtype: DType, transposed: bool) -> Result<&'static str, ShapeError> {
+        macro_rules! name {
+            ($rest:literal) => {
+                if transposed { concat!("gemm_transposed_", $rest) } else { concat!("gemm_", $rest) }
+            };
+        }
         Ok(match (self, dtype) {
-            (Self::Wide, DType::Bf16) => "gemm_wide_bf16",
-            (Self::Square, DType::Bf16) => "gemm_square_bf16",
-            (Self::Medium, DType::Bf16) => "gemm_medium_bf16",
-            (Self::Small, DType::Bf16) => "gemm_small_bf16",
-            (Self::Wide, DType::F16) => "gemm_wide_f16",
-            (Self::Square, DType::F16) => "gemm_square_f16",
-            (Self::Medium, DType::F16) => "gemm_medium_f16",
-            (Self::Small, DType::F16) => "gemm_small_f16",
-            (Self::Square, _) => "gemm_square_f32",
-            (Self::Small, _) => "gemm_small_f32",
+            (Self::Wide, DType::Bf16) => name!("wide_bf16"),
+            (Self::Square, DType::Bf16) => name!("square_bf16"),
+            (Self::Medium, DType::Bf16) => name!("medium_bf16"),
+            (Self::Small, DType::Bf16) => name!("small_bf16"),
+            (Self::Wide, DType::F16) => name!("wide_f16"),
+            (Self::Square, DType::F16) => name!("square_f16"),
+            (Self::Medium, DType::F16) => name!("medium_f16"),
+            (Self::Small, DType::F16) => name!("small_f16"),
+            (Self::Square, _) => name!("square_f32"),
+            (Self::Small, _) => name!("small_f32"),
             (Self::Wide | Self::Medium, _) => {
                 let allowed = "two bytes for this tile";
                 return Err(ShapeError::Dimension { name: "element of x", allowed, actual: dtype.bytes() });
@@ -175,7 +185,7 @@ impl LinearLayer {
     /// A layer with rows one behind the other, that overwrites y.
     pub const fn new(inputs: usize, outputs: usize) -> Self {
         let strides = Strides { x: None, weights: None, y: None };
-        Self { inputs, outputs, strides, function: None, accumulate: false, tile: None }
+        Self { inputs, outputs, transposed: false, strides, function: None, accumulate: false, tile: None }
     }
 
     /// The launches for so many rows.
@@ -190,8 +200,13 @@ impl LinearLayer {
         let LinearBuffers { x, weights, bias, y } = buffers;
         let Strides { x: x_stride, weights: weight_stride, y: y_stride } = self.strides;
         let x_stride = expect_matrix("x", x.len(), rows, self.inputs, x_stride)?;
-        let weight_stride = expect_matrix("weights", weights.len(), self.outputs, self.inputs, weight_stride)?;
+        let (lines, columns) = if self.transposed { (self.inputs, self.outputs) } else { (self.outputs, self.inputs) };
+        let weight_stride = expect_matrix("weights", weights.len(), lines, columns, weight_stride)?;
         expect_len("bias", bias.map_or(self.outputs, |bias| bias.len()), self.outputs)?;
+        if self.transposed && (bias.is_some() || self.function.is_some()) {
+            let allowed = "none where weights are transposed";
+            return Err(ShapeError::Dimension { name: "bias or function", allowed, actual: self.outputs });
+        }
         let (y, len, single) = match &y {
             LinearOutput::Same(y) => (y.argument(), y.len(), T::DTYPE == DType::F32),
             LinearOutput::Single(y) => (y.argument(), y.len(), true),
@@ -202,8 +217,8 @@ impl LinearLayer {
         }
         let plain = T::DTYPE == f32::DTYPE;
         let tile = self.tile.unwrap_or_else(|| Tile::choose(plain, rows, self.outputs));
-        let kernel = tile.kernel(T::DTYPE)?;
-        let (threads, shared_bytes) = tile.resources(plain);
+        let kernel = tile.kernel(T::DTYPE, self.transposed)?;
+        let (threads, shared_bytes) = tile.resources(plain, self.transposed);
         // Steps over the inputs are counted beyond their end.
         to_i32("inputs", self.inputs.saturating_add(4096))?;
         let arguments = vec![

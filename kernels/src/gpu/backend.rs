@@ -75,6 +75,13 @@ unsafe impl Backend for Gpu {
         copied.map_err(driver("copy from the device")).and(ended).map_err(|error| self.failed(&error))
     }
 
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.bound()?;
+        // SAFETY: the caller answers for both pieces of memory.
+        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        copied.map_err(driver("copy within the device")).map_err(|error| self.failed(&error))
+    }
+
     unsafe fn run(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
         self.bound()?;
         Self::run(self, launch).map_err(|error| self.failed(&error))

@@ -1,6 +1,7 @@
 //! The table of cases, with the answers in double precision.
 
-use super::{Embedding, EmbeddingBuffers, Norm, NormBuffers, clamp, clamp_launches};
+use super::{Embedding, EmbeddingBuffers, Norm, NormBuffers};
+use super::{clamp, clamp_backward, clamp_backward_launches, clamp_launches};
 use crate::check::{AnyBuffer, Expected, Family, HostBuffer, Part, Problem, Random, Tolerance, Work};
 use crate::launch::{DType, Float, Launch, ShapeError, for_float};
 use crate::norms::NormKind;
@@ -38,6 +39,13 @@ struct Clamped {
     x: HostBuffer,
 }
 
+#[derive(Clone)]
+struct ClampedBackward {
+    most: f32,
+    x: HostBuffer,
+    gradient: HostBuffer,
+}
+
 fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
     let mut random = Random::new(seed);
     let mut all: Vec<Box<dyn Problem>> = Vec::new();
@@ -56,7 +64,10 @@ fn cases(seed: u64) -> Vec<Box<dyn Problem>> {
             if len > 8 {
                 (x[1], x[3], x[8]) = (f64::NAN, f64::INFINITY, f64::NEG_INFINITY);
             }
-            all.push(Box::new(Clamped { most: 1.5, x: HostBuffer::from_f64(dtype, x.into_iter()) }));
+            let gradient = random.buffer(dtype, len, 0.0, 1.0);
+            let x = HostBuffer::from_f64(dtype, x.into_iter());
+            all.push(Box::new(ClampedBackward { most: 1.5, x: x.clone(), gradient }));
+            all.push(Box::new(Clamped { most: 1.5, x }));
         }
     }
     // A value that is not a number stays in its row.
@@ -342,5 +353,42 @@ impl Problem for Clamped {
 
     fn work(&self) -> Work {
         Work { bytes: (2 * self.x.bytes().len()) as f64, operations: 0.0 }
+    }
+}
+
+impl Problem for ClampedBackward {
+    fn label(&self) -> String {
+        format!("way back through a clamp of {} {}", self.x.len(), self.x.dtype())
+    }
+
+    fn inputs(&self) -> Vec<HostBuffer> {
+        vec![self.x.clone()]
+    }
+
+    fn outputs(&self) -> Vec<HostBuffer> {
+        vec![self.gradient.clone()]
+    }
+
+    fn expected(&self) -> Vec<Expected> {
+        let (most, gradient) = (f64::from(self.most), self.gradient.to_f64());
+        let through = self.x.to_f64().into_iter().zip(gradient).map(|(x, g)| if x.abs() > most { 0.0 } else { g });
+        vec![Expected::values(through.collect(), Tolerance::EXACT)]
+    }
+
+    fn cpu(
+        &self,
+        _: &dyn Workers,
+        inputs: &[HostBuffer],
+        outputs: &mut [HostBuffer],
+    ) -> Option<Result<(), ShapeError>> {
+        Some(clamp_backward(self.most, inputs[0].f32()?, outputs[0].f32_mut()?))
+    }
+
+    fn launches<'a>(&self, inputs: &[AnyBuffer<'a>], outputs: &[AnyBuffer<'a>]) -> Result<Vec<Launch<'a>>, ShapeError> {
+        for_float!(self.x.dtype(), T => clamp_backward_launches::<T>(self.most, inputs[0].read()?, outputs[0].write()?))
+    }
+
+    fn work(&self) -> Work {
+        Work { bytes: (3 * self.x.bytes().len()) as f64, operations: 0.0 }
     }
 }

@@ -1,7 +1,7 @@
 //! The twin on the CPU, made of the kernels of [`norms`](crate::norms).
 
 use super::{Embedding, EmbeddingBuffers, Lengths, Norm, NormBuffers};
-use crate::launch::ShapeError;
+use crate::launch::{ShapeError, expect_len};
 use crate::norms;
 use crate::workers::Workers;
 
@@ -85,4 +85,18 @@ pub fn clamp(most: f32, x: &mut [f32]) {
             *value = most;
         }
     });
+}
+
+/// The way back through [`clamp`] of x: the gradient of a value beyond the magnitude becomes 0.
+///
+/// # Errors
+/// Lengths that differ.
+pub fn clamp_backward(most: f32, x: &[f32], gradient: &mut [f32]) -> Result<(), ShapeError> {
+    expect_len("gradient", gradient.len(), x.len())?;
+    for (gradient, x) in gradient.iter_mut().zip(x) {
+        if x.abs() > most {
+            *gradient = 0.0;
+        }
+    }
+    Ok(())
 }

@@ -2,8 +2,8 @@
 
 use super::{Embedding, EmbeddingBuffers, Lengths, Norm, NormBuffers};
 use crate::launch::{
-    Argument, Buffer, BufferMut, Float, Launch, ShapeError, kernel_name, optional, optional_mut, row_block, to_grid,
-    to_i32, to_i64,
+    Argument, Buffer, BufferMut, Float, Launch, ShapeError, expect_len, kernel_name, optional, optional_mut, row_block,
+    to_grid, to_i32, to_i64,
 };
 use crate::norms::NormKind;
 
@@ -96,4 +96,23 @@ pub fn clamp_launches<T: Float>(most: f32, x: BufferMut<'_, T>) -> Result<Vec<La
     let arguments = vec![x.argument(), Argument::I64(to_i64("x", x.len())?), Argument::F32(most)];
     let grid = [to_grid("x", x.len().div_ceil(256 * (16 / size_of::<T>())))?, 1, 1];
     Ok(vec![Launch::new(FAMILY, kernel_name!(T, "residual_clamp"), grid, [256, 1, 1], arguments)])
+}
+
+/// The launches of the way back through a clamp of x: gradients of values beyond the magnitude become 0.
+///
+/// # Errors
+/// Lengths that differ.
+pub fn clamp_backward_launches<'a, T: Float>(
+    most: f32,
+    x: Buffer<'a, T>,
+    gradient: BufferMut<'a, T>,
+) -> Result<Vec<Launch<'a>>, ShapeError> {
+    expect_len("gradient", gradient.len(), x.len())?;
+    if x.is_empty() {
+        return Ok(Vec::new());
+    }
+    let count = Argument::I64(to_i64("x", x.len())?);
+    let arguments = vec![x.argument(), gradient.argument(), count, Argument::F32(most)];
+    let grid = [to_grid("x", x.len().div_ceil(256 * (16 / size_of::<T>())))?, 1, 1];
+    Ok(vec![Launch::new(FAMILY, kernel_name!(T, "residual_clamp_backward"), grid, [256, 1, 1], arguments)])
 }

@@ -1,7 +1,8 @@
 //! The residual stream of a transformer: what its layers read and add to. It is f32 whatever the type that layers compute in.
 //!
 //! [`Embedding`] gathers rows of tables into it. [`Norm`] makes a layer's input of it, or takes a layer's result into it, where the rounded
-//! sum can be written beside it; without a norm it rounds, or adds. [`clamp`] keeps a layer's values within a magnitude.
+//! sum can be written beside it; without a norm it rounds, or adds. [`clamp`] keeps a layer's values within a magnitude, and
+//! [`clamp_backward`] is its way back.
 //!
 //! An id or a position that the tables do not have is an error on the CPU; on a GPU, where they are not known when launching, it gives
 //! values that are not numbers.
@@ -24,8 +25,8 @@ mod cpu;
 mod launch;
 
 pub(crate) use cases::FAMILY;
-pub use cpu::clamp;
-pub use launch::clamp_launches;
+pub use cpu::{clamp, clamp_backward};
+pub use launch::{clamp_backward_launches, clamp_launches};
 
 use crate::launch::{ShapeError, expect_len, expect_rows};
 use crate::norms::NormKind;

@@ -3,6 +3,7 @@
 //! Per-document gradients of language models come from [`models::gradients`](crate::models::gradients) while a corpus streams by; here they are
 //! projected, preconditioned, compared with those of queries, or kept.
 
+mod batches;
 pub mod curvature;
 pub mod gradient;
 mod modules;

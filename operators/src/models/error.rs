@@ -195,3 +195,10 @@ pub enum ModelError {
 
 /// The result of something done with a model.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
+
+impl ModelError {
+    /// Whether a device had too little memory: a smaller batch may fit.
+    pub const fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Device(DeviceError::OutOfMemory { .. }))
+    }
+}

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The configuration without where a model is to compute: where it does compute is among the resources of a run, if results depend on it.
-pub(super) fn identity(config: &Value) -> Value {
+pub(crate) fn identity(config: &Value) -> Value {
     let mut config = config.clone();
     if let Some(map) = config.as_object_mut() {
         map.shift_remove("device");

@@ -41,16 +41,17 @@ pub(super) fn load(
     get(kind, (location, adapter), (precision, device, false), resources)
 }
 
-/// The same of a model whose gradients can be computed, on the CPU.
+/// The same of a model whose gradients can be computed.
 #[cfg(feature = "influence")]
 pub(super) fn load_for_gradients(
     kind: &str,
     location: &str,
     adapter: Option<&str>,
     precision: Precision,
+    device: Device,
     resources: &Resources,
 ) -> Result<(Arc<Model>, Vec<ResourceIdentity>)> {
-    get(kind, (location, adapter), (precision, Device::Cpu, true), resources)
+    get(kind, (location, adapter), (precision, device, true), resources)
 }
 
 fn get(

@@ -10,7 +10,7 @@
 mod adapter_tests;
 pub mod asking;
 mod classify;
-mod device;
+pub(crate) mod device;
 mod embed;
 pub mod generate;
 pub mod judge;

@@ -98,11 +98,11 @@ impl Reader {
         Self::of(kind, reading, loaded, resources)
     }
 
-    /// One whose model can have its gradients computed, on the CPU.
+    /// One whose model can have its gradients computed.
     #[cfg(feature = "influence")]
     pub(crate) fn for_gradients(kind: &'static str, reading: Reading<'_>, resources: &Resources) -> Result<Self> {
-        let Reading { model, adapter, precision, .. } = reading;
-        let loaded = loaded::load_for_gradients(kind, model, adapter, precision, resources)?;
+        let Reading { model, adapter, precision, device, .. } = reading;
+        let loaded = loaded::load_for_gradients(kind, model, adapter, precision, device, resources)?;
         Self::of(kind, reading, loaded, resources)
     }
 

@@ -7,7 +7,7 @@ use super::encode::Encoding;
 use crate::influence::Modules;
 use crate::influence::sketch::{SignSource, SketchSpec, default_dimension};
 use crate::models::gradients;
-use crate::scoring::Precision;
+use crate::scoring::{Device, Precision};
 
 /// Configuration of `gradient`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +60,9 @@ pub struct GradientConfig {
     /// What the model's weights are rounded to: `f32` or `bf16`.
     #[serde(default)]
     pub precision: Precision,
+    /// Where gradients are computed. Bits differ between a GPU and the CPU. A GPU projects gradients, too; norms and rows of tokens are made on the CPU from what it gives.
+    #[serde(default)]
+    pub device: Device,
 }
 
 impl GradientConfig {

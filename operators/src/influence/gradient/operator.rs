@@ -14,21 +14,16 @@ use super::config::{GradientConfig, Norms};
 use super::description::SketchDescription;
 use super::documents::{self, Document, Row};
 use crate::config::{self, invalid};
+use crate::influence::batches::{KEPT_BYTES, batch_tokens};
 use crate::influence::sketch::{NormsOf, Projector, RowsOf, Sketch};
 use crate::models::gradients::{Backward, Loss, TokenLoss, token_weights};
 use crate::models::{Batch, ModelError};
 use crate::operator::{Operator, OperatorKind, OperatorSpec, Output, Pass, RowEffect, extend_batch, extend_schema};
-use crate::scoring::Device;
+use crate::scoring::device;
 use crate::scoring::reader::{COMPUTE, Reader, Reading};
 use crate::{ResourceIdentity, Resources, Result};
 
 pub(super) const KIND: &str = "gradient";
-
-/// A batch has at most so many tokens, unless a single text has more. It bounds memory, and does not change results.
-const BATCH_TOKENS: usize = 1024;
-
-/// Results of layers that are kept for the way back, in bytes. The same holds.
-const KEPT_BYTES: usize = 256 << 20;
 
 /// Numbers of a batch of rows that goes out, at most, unless a single row has more.
 const BATCH_NUMBERS: usize = 1 << 24;
@@ -58,6 +53,10 @@ impl OperatorKind for GradientKind {
         config::complete::<GradientConfig>(KIND, config)
     }
 
+    fn identity(&self, config: &Value) -> Value {
+        device::identity(config)
+    }
+
     fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>> {
         let config: GradientConfig = config::parse(KIND, &spec.config)?;
         documents::check(KIND, &config, input)?;
@@ -67,7 +66,7 @@ impl OperatorKind for GradientKind {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
-            device: Device::Cpu,
+            device: config.device,
             context_length: config.context_length,
             preferred_length: None,
         };
@@ -242,14 +241,14 @@ impl Shared {
         let norms_of = if self.config.norms == Norms::None { NormsOf::Nothing } else { NormsOf::Modules };
         let mut projector = Projector::new(&self.sketch).with_rows(rows_of).with_norms(norms_of);
         let mut waiting: Vec<(usize, &Document)> = Vec::new();
-        let mut tokens = 0;
+        let (mut tokens, most) = (0, batch_tokens(model));
         for (number, row) in rows.iter().enumerate() {
             // Nothing is computed where there is nothing to predict: all stays 0.
             let Row::Document(document) = row else { continue };
             if document.targets.is_empty() {
                 continue;
             }
-            if tokens + document.ids.len() > BATCH_TOKENS {
+            if tokens + document.ids.len() > most {
                 self.run(&mut backward, &mut projector, std::mem::take(&mut waiting), &mut results).map_err(failed)?;
                 tokens = 0;
             }
@@ -260,7 +259,7 @@ impl Shared {
         Ok(results)
     }
 
-    /// Runs documents forward and back in one batch, again without those whose loss is not finite.
+    /// Runs documents forward and back in one batch, again without those whose loss is not finite; in two, where a device has too little memory for one.
     fn run(
         &self,
         backward: &mut Backward<'_>,
@@ -281,6 +280,11 @@ impl Shared {
                     let (row, _) = documents.remove(document);
                     results.errors[row] = Some(format!("the loss is {loss}"));
                     continue;
+                }
+                Err(error) if error.is_out_of_memory() && documents.len() > 1 => {
+                    let others = documents.split_off(documents.len() / 2);
+                    self.run(backward, projector, documents, results)?;
+                    return self.run(backward, projector, others, results);
                 }
                 run => run?,
             };

@@ -14,8 +14,8 @@ use crate::influence::gradient::{GradientConfig, Reduction, Span};
 use crate::influence::sketch::{SignSource, default_dimension};
 use crate::influence::{Modules, QueriesConfig};
 use crate::operator::Fit;
-use crate::scoring::Precision;
 use crate::scoring::reader::default_column;
+use crate::scoring::{Device, Precision};
 use crate::{OperatorError, Result};
 
 /// Configuration of `influence`.
@@ -69,6 +69,10 @@ pub struct InfluenceConfig {
     /// What the model's weights are rounded to: `f32` or `bf16`.
     #[serde(default)]
     pub precision: Precision,
+    /// Where gradients are computed. Bits differ between a GPU and the CPU. Methods that project gradients are computed on a GPU; of the others a GPU makes what layers
+    /// read and the gradients of what they give, and the CPU compares.
+    #[serde(default)]
+    pub device: Device,
     /// Of `trackstar` and `kfac`: whether both sides get length 1; true for `trackstar`, else false.
     #[serde(default)]
     pub normalize: Option<bool>,
@@ -512,6 +516,7 @@ impl InfluenceConfig {
             },
             modules: config.modules,
             precision: config.precision,
+            device: config.device,
             statistics,
             bias: self.bias,
             factors: None,

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::influence::batches::{KEPT_BYTES, batch_tokens};
 use crate::models::gradients::{Backward, Loss, Reduction, Tap, TokenLoss, token_weights};
 use crate::models::{Batch, Model, ModelError};
 use crate::scoring::reader::COMPUTE;
@@ -63,14 +64,8 @@ pub(super) trait Collect: Tap {
     fn held(&self) -> usize;
 }
 
-/// A batch has at most so many tokens, unless a single document has more. It bounds memory, and does not change results.
-pub(super) const BATCH_TOKENS: usize = 1024;
-
 /// A batch holds at most so many numbers, unless a single document has more. The same holds.
 const BATCH_NUMBERS: usize = 1 << 24;
-
-/// Results of layers that are kept for the way back, in bytes. The same holds.
-const KEPT_BYTES: usize = 256 << 20;
 
 /// Runs documents in batches. For each document there is what was made of it, or what is wrong with it: a loss
 /// or a gradient that is not finite. Documents without a token to predict are not run.
@@ -91,18 +86,23 @@ pub(super) fn run(
         }
     }
     let mut backward = Backward::new(model)?.with_kept_bytes(KEPT_BYTES);
+    let most = batch_tokens(model);
     let mut rest = waiting.as_slice();
     while !rest.is_empty() {
         let (mut sum, mut held) = (0, 0_usize);
         let fits = rest.iter().take_while(|&&number| {
             sum += documents[number].ids.len();
             held = held.saturating_add(collect.held());
-            sum <= BATCH_TOKENS && held <= BATCH_NUMBERS
+            sum <= most && held <= BATCH_NUMBERS
         });
         let (run, behind) = rest.split_at(fits.count().max(1));
         rest = behind;
-        let mut run = run.to_vec();
-        while !run.is_empty() {
+        let (mut run, mut later) = (run.to_vec(), Vec::new());
+        loop {
+            if run.is_empty() {
+                let Some(next) = later.pop() else { break };
+                run = next;
+            }
             let (mut batch, mut weights) = (Batch::default(), Vec::new());
             for &number in &run {
                 batch.push(&documents[number].ids);
@@ -115,6 +115,10 @@ pub(super) fn run(
                 // The others have the same numbers without it.
                 Err(ModelError::NotFinite { document, loss }) => {
                     made[run.remove(document)] = Some(Err(format!("its loss is {loss}")));
+                    continue;
+                }
+                Err(error) if error.is_out_of_memory() && run.len() > 1 => {
+                    later.push(run.split_off(run.len() / 2));
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -3,12 +3,13 @@
 use gristmill_kernels::pool::Pool;
 
 use super::adam::{AdamState, AdamSteps};
-use super::documents::{BATCH_TOKENS, Collect, Document, Made, Values, run};
+use super::documents::{Collect, Document, Made, Values, run};
 use super::products::{Products, norm};
+use crate::influence::batches::batch_tokens;
 use crate::influence::curvature::ExactScorer;
 use crate::influence::queries::Aggregation;
 use crate::influence::sketch::{Projector, Sketch};
-use crate::models::gradients::{Gradient, Tap};
+use crate::models::gradients::{Gradient, Projections, Tap};
 use crate::models::{Batch, Compute, Model, ModelError, Parameter};
 use crate::scoring::reader::COMPUTE;
 
@@ -59,6 +60,14 @@ impl Tap for Sketched<'_> {
 
     fn take(&mut self, compute: Compute<'_>, gradient: &Gradient<'_>) -> Result<(), ModelError> {
         self.projector.take(compute, gradient)
+    }
+
+    fn projections(&self) -> Option<Projections<'_>> {
+        self.projector.projections()
+    }
+
+    fn take_projected(&mut self, rows: Vec<f32>) -> Result<(), ModelError> {
+        self.projector.take_projected(rows)
     }
 }
 
@@ -168,7 +177,7 @@ pub(super) fn represent(
         let mut sum = 0;
         let fits = rest.iter().take_while(|document| {
             sum += document.ids.len();
-            sum <= BATCH_TOKENS
+            sum <= batch_tokens(model)
         });
         let (run, behind) = rest.split_at(fits.count().max(1));
         rest = behind;

@@ -88,6 +88,7 @@ use serde_json::Value;
 
 use crate::operator::{Fit, Operator, OperatorKind, OperatorSpec, extend_schema};
 use crate::resources::Resources;
+use crate::scoring::device;
 use crate::{Result, config as configuration, scores};
 use operator::Influence;
 use prepared::Prepared;
@@ -123,6 +124,10 @@ impl OperatorKind for InfluenceKind {
 
     fn fit(&self, config: &Value) -> Result<Option<Fit>> {
         InfluenceConfig::read(config)?.next_fit()
+    }
+
+    fn identity(&self, config: &Value) -> Value {
+        device::identity(config)
     }
 
     fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>> {

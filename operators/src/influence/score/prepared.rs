@@ -14,7 +14,6 @@ use crate::influence::gradient::SketchDescription;
 use crate::influence::queries::Queries;
 use crate::loaded::{FileState, Loaded, local_files};
 use crate::models::ModelError;
-use crate::scoring::Device;
 use crate::scoring::reader::{Reader, Reading};
 use crate::{OperatorError, ResourceIdentity, Resources, Result};
 
@@ -92,7 +91,7 @@ impl Prepared {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
-            device: Device::Cpu,
+            device: config.device,
             context_length: config.context_length,
             preferred_length: None,
         };

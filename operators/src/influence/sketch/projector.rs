@@ -6,7 +6,7 @@ use gristmill_kernels::outer::{Outer, Strides};
 use super::LARGEST_DIMENSION;
 use super::norms::squared_norm;
 use super::sides::{Sketch, SketchModule};
-use crate::models::gradients::{Gradient, LinearGradient, Tap};
+use crate::models::gradients::{Gradient, LinearGradient, Projections, Tap};
 use crate::models::{Batch, Compute, ModelError, Parameter, Result};
 
 /// What has a row.
@@ -241,6 +241,19 @@ impl Tap for Projector<'_> {
         if self.norms_of == NormsOf::Modules {
             self.measure(compute, number, linear)?;
         }
+        Ok(())
+    }
+
+    fn projections(&self) -> Option<Projections<'_>> {
+        let whole = self.rows_of == RowsOf::Documents && self.norms_of == NormsOf::Nothing;
+        whole.then(|| self.sketch.projections()).flatten()
+    }
+
+    fn take_projected(&mut self, rows: Vec<f32>) -> Result<()> {
+        if rows.len() != self.rows.len() {
+            return Err(tap(format!("{} projected numbers, and there is room for {}", rows.len(), self.rows.len())));
+        }
+        self.rows = rows;
         Ok(())
     }
 }

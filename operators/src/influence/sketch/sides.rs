@@ -1,6 +1,6 @@
 //! The matrices of a sketch: what is multiplied with the gradients of each layer from both sides.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use gristmill_kernels::gemm::{GemmError, Matrix, PackedWeights, Precision, Values};
 use gristmill_kernels::signs::{Block, SequentialSigns, Signs, unit_scale};
@@ -8,6 +8,7 @@ use gristmill_kernels::workers::Serial;
 
 use super::super::modules::layer_name;
 use super::{LARGEST_DIMENSION, SMALLEST_DIMENSION, SignSource, SketchSpec};
+use crate::models::gradients::{Projection, Projections};
 use crate::models::{Model, Parameter};
 
 /// A projection of the gradients of some linear layers of a model. See the [module](super).
@@ -34,6 +35,8 @@ pub struct Sketch {
     width: usize,
     /// The sides as products with many tokens read them, once somebody needs them.
     packed: OnceLock<Vec<Packed>>,
+    /// Another one whenever a side changes.
+    version: Arc<()>,
 }
 
 /// What a sketch has of one linear layer, y = W·x with W of `[outputs, inputs]`.
@@ -121,7 +124,7 @@ impl Sketch {
             let size = p.checked_mul(q).and_then(|size| offset.checked_add(size));
             offset = size.ok_or_else(|| format!("the gradients of {} layers are too large", modules.len()))?;
         }
-        Ok(Self { modules, places, width: offset, packed: OnceLock::new() })
+        Ok(Self { modules, places, width: offset, packed: OnceLock::new(), version: Arc::new(()) })
     }
 
     /// The layers, in the order of their numbers in a row.
@@ -197,8 +200,18 @@ impl Sketch {
             let Some(given) = given else { continue };
             change(given, side, len).map_err(|message| format!("the {what} of {name}: {message}"))?;
         }
-        self.packed = OnceLock::new();
+        (self.packed, self.version) = (OnceLock::new(), Arc::new(()));
         Ok(())
+    }
+
+    /// Both sides of all modules as they are, if none is the identity or larger than projections are made for.
+    pub(super) fn projections(&self) -> Option<Projections<'_>> {
+        let modules = self.modules.iter().map(|module| {
+            let &SketchModule { parameter, p, q, offset, .. } = module;
+            let (left, right) = (module.left.as_deref()?, module.right.as_deref()?);
+            (p.max(q) <= LARGEST_DIMENSION).then_some(Projection { parameter, p, q, offset, left, right })
+        });
+        Some(Projections { version: &self.version, width: self.width, modules: modules.collect::<Option<_>>()? })
     }
 
     /// Both sides of all modules, packed for products with many tokens.

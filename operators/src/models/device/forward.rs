@@ -9,12 +9,13 @@ use gristmill_kernels::glu;
 use gristmill_kernels::launch::Float;
 use gristmill_kernels::norms;
 use gristmill_kernels::residual::{self, Embedding, EmbeddingBuffers, NormBuffers};
-use gristmill_kernels::rotary::{Buffers, Direction, Pairing, Rotary};
+use gristmill_kernels::rotary::{Buffers, Direction, Rotary};
 
 use super::weights::{Attention, FeedForward, Layer, Linear, Norm, Weights};
 use crate::models::batch::Batch;
 use crate::models::layers::Order;
 use crate::models::rope::Table;
+use crate::models::transformer::Purpose;
 
 type Result<T, E = DeviceError> = std::result::Result<T, E>;
 
@@ -24,29 +25,89 @@ pub(super) struct Scratch<T> {
     pub(super) offsets: Array<i64>,
     ids: Array<i32>,
     places: Array<i32>,
-    angles: Vec<Angles>,
+    pub(super) angles: Vec<Angles>,
     /// The residual stream, `[tokens, hidden]`.
     pub(super) x: Array<f32>,
     /// What a layer reads: a norm of the stream, or the stream itself, rounded.
     pub(super) input: Array<T>,
-    queries: Array<T>,
-    keys: Array<T>,
-    values: Array<T>,
     other: Array<T>,
-    context: Array<T>,
-    gate: Array<T>,
-    up: Array<T>,
-    part: Array<f32>,
+    /// Of the layer that is run.
+    memory: Memory<T>,
+}
+
+/// What a layer makes of what it reads. A way back reads it, too.
+#[derive(Debug)]
+pub(super) struct Memory<T> {
+    /// Queries, keys and values as they are projected, for a way back, where they are normed or clipped.
+    pub(super) projected: [Array<T>; 3],
+    /// As attention reads them.
+    pub(super) queries: Array<T>,
+    pub(super) keys: Array<T>,
+    pub(super) values: Array<T>,
+    /// Of attention, `[tokens, query heads]`, for a way back.
+    pub(super) log_sums: Array<f32>,
+    pub(super) context: Array<T>,
+    /// The residual stream between the parts, for a way back.
+    pub(super) middle: Array<f32>,
+    /// Before the activation.
+    pub(super) gate: Array<T>,
+    pub(super) up: Array<T>,
+    /// What the last linear layer reads.
+    pub(super) active: Array<T>,
+    /// What the parts give, where a norm comes between it and the sum.
+    pub(super) parts: [Array<f32>; 2],
+}
+
+impl<T: Float> Memory<T> {
+    pub(super) fn new(device: &Device) -> Self {
+        Self {
+            projected: std::array::from_fn(|_| device.empty()),
+            queries: device.empty(),
+            keys: device.empty(),
+            values: device.empty(),
+            log_sums: device.empty(),
+            context: device.empty(),
+            middle: device.empty(),
+            gate: device.empty(),
+            up: device.empty(),
+            active: device.empty(),
+            parts: std::array::from_fn(|_| device.empty()),
+        }
+    }
 }
 
 /// Angles of one rotary embedding.
 #[derive(Debug)]
-struct Angles {
+pub(super) struct Angles {
     /// The table that is on the device.
     table: Option<Arc<Table>>,
     cosines: Array<f32>,
     sines: Array<f32>,
     rows: Array<i32>,
+}
+
+impl Angles {
+    /// Turns values of so many heads by their positions, or their gradients back, by way of `other`.
+    pub(super) fn turn<T: Float>(
+        &self,
+        device: &Device,
+        rotary: Rotary,
+        direction: Direction,
+        values: &mut Array<T>,
+        other: &mut Array<T>,
+    ) -> Result<()> {
+        other.resize(values.len())?;
+        let buffers = Buffers {
+            x: values.read(),
+            cosines: self.cosines.read(),
+            sines: self.sines.read(),
+            positions: self.rows.read(),
+            y: other.write(),
+        };
+        device.run(&rotary.launches(direction, buffers)?)?;
+        std::mem::swap(values, other);
+        Ok(())
+    }
 }
 
 /// How far a batch goes.
@@ -71,14 +132,8 @@ impl<T: Float> Scratch<T> {
             angles: (0..ropes).map(|_| angles()).collect(),
             x: device.empty(),
             input: device.empty(),
-            queries: device.empty(),
-            keys: device.empty(),
-            values: device.empty(),
             other: device.empty(),
-            context: device.empty(),
-            gate: device.empty(),
-            up: device.empty(),
-            part: device.empty(),
+            memory: Memory::new(device),
         }
     }
 }
@@ -102,24 +157,49 @@ impl<'a, T: Float> Pass<'a, T> {
         batch: &Batch,
         until: Until,
     ) -> Result<Self> {
-        scratch.offsets.upload(batch.offsets())?;
-        let mut pass = Self { device, weights, scratch, tokens: batch.tokens(), rounded: false };
-        pass.upload_angles(batch)?;
-        pass.embed(batch)?;
+        let mut pass = Self::begin(device, weights, scratch, batch)?;
         let layers = match until {
             Until::Layer(layers) => &weights.layers[..layers.min(weights.layers.len())],
             Until::End | Until::Head => &weights.layers[..],
         };
         for layer in layers {
-            pass.layer(layer)?;
+            pass.layer(layer, Purpose::Result)?;
         }
         let last = weights.last_norm.as_ref();
         match until {
             Until::Layer(_) => {}
-            Until::End => pass.update_stream(last, false, false)?,
+            Until::End => pass.update_stream(last, None, false)?,
             Until::Head => pass.read_stream(last)?,
         }
         Ok(pass)
+    }
+
+    /// Leaves what the first layer reads in the stream.
+    pub(super) fn begin(
+        device: &'a Device,
+        weights: &'a Weights<T>,
+        scratch: &'a mut Scratch<T>,
+        batch: &Batch,
+    ) -> Result<Self> {
+        scratch.offsets.upload(batch.offsets())?;
+        let mut pass = Self { device, weights, scratch, tokens: batch.tokens(), rounded: false };
+        pass.upload_angles(batch)?;
+        pass.embed(batch)?;
+        Ok(pass)
+    }
+
+    /// Runs a layer on the stream, and leaves what a way back reads in `memory`, which has the same bits whatever the purpose is other than the result alone.
+    pub(super) fn layer_into(&mut self, layer: &Layer<T>, purpose: Purpose, memory: &mut Memory<T>) -> Result<()> {
+        std::mem::swap(&mut self.scratch.memory, memory);
+        let ran = self.layer(layer, purpose);
+        std::mem::swap(&mut self.scratch.memory, memory);
+        ran
+    }
+
+    /// Runs what comes from here on with another stream.
+    pub(super) fn set_stream(&mut self, x: &Array<f32>) -> Result<()> {
+        self.rounded = false;
+        self.scratch.x.copy_from(x)
     }
 
     fn upload_angles(&mut self, batch: &Batch) -> Result<()> {
@@ -155,119 +235,122 @@ impl<'a, T: Float> Pass<'a, T> {
         };
         self.device.run(&Embedding { width: hidden }.launches(buffers)?)?;
         match &embeddings.norm {
-            Some(norm) => self.update_stream(Some(norm), false, true),
+            Some(norm) => self.update_stream(Some(norm), None, true),
             None => Ok(()),
         }
     }
 
-    fn layer(&mut self, layer: &Layer<T>) -> Result<()> {
+    fn layer(&mut self, layer: &Layer<T>, purpose: Purpose) -> Result<()> {
         let Layer { order, attention_norm, attention, feed_forward_norm, feed_forward } = layer;
         let (attention_norm, feed_norm) = (attention_norm.as_ref(), feed_forward_norm.as_ref());
+        let keep = purpose != Purpose::Result;
         match order {
             Order::Before => {
                 self.read_stream(attention_norm)?;
-                self.attend(attention)?;
+                self.attend(attention, keep)?;
                 self.add_context(attention)?;
+                self.keep_middle(keep)?;
                 self.read_stream(feed_norm)?;
-                self.feed(feed_forward)?;
-                self.add_gate(feed_forward)
+                self.feed(feed_forward, keep)?;
+                self.add_active(feed_forward, purpose)
             }
             Order::Parallel => {
                 self.read_stream(attention_norm)?;
-                self.attend(attention)?;
+                self.attend(attention, keep)?;
                 self.read_stream(feed_norm)?;
-                self.feed(feed_forward)?;
-                self.add_context(attention)?;
-                self.add_gate(feed_forward)
+                self.feed(feed_forward, keep)?;
+                if purpose != Purpose::Backward {
+                    self.add_context(attention)?;
+                }
+                self.add_active(feed_forward, purpose)
             }
             Order::AfterSum => {
                 self.read_stream(None)?;
-                self.attend(attention)?;
+                self.attend(attention, keep)?;
                 self.add_context(attention)?;
-                self.update_stream(attention_norm, false, true)?;
-                self.feed(feed_forward)?;
-                self.add_gate(feed_forward)?;
-                self.update_stream(feed_norm, false, true)
+                self.update_stream(attention_norm, None, true)?;
+                self.feed(feed_forward, keep)?;
+                self.add_active(feed_forward, Purpose::Result)?;
+                self.update_stream(feed_norm, None, true)
             }
             Order::AfterPart => {
                 self.read_stream(None)?;
-                self.attend(attention)?;
-                let Scratch { context, part, .. } = &mut *self.scratch;
-                linear_to(self.device, &attention.output, None, self.tokens, context, part)?;
-                self.update_stream(attention_norm, true, true)?;
-                self.feed(feed_forward)?;
-                let Scratch { gate, part, .. } = &mut *self.scratch;
-                linear_to(self.device, &feed_forward.down, None, self.tokens, gate, part)?;
-                self.update_stream(feed_norm, true, true)
+                self.attend(attention, keep)?;
+                let Memory { context, parts, .. } = &mut self.scratch.memory;
+                linear_to(self.device, &attention.output, None, self.tokens, context, &mut parts[0])?;
+                self.update_stream(attention_norm, Some(0), true)?;
+                self.keep_middle(keep)?;
+                self.feed(feed_forward, keep)?;
+                let Memory { active, parts, .. } = &mut self.scratch.memory;
+                linear_to(self.device, &feed_forward.down, None, self.tokens, active, &mut parts[1])?;
+                self.update_stream(feed_norm, Some(1), true)
             }
         }
     }
 
     /// input = norm(x), rounded.
-    fn read_stream(&mut self, norm: Option<&Norm<f32>>) -> Result<()> {
+    pub(super) fn read_stream(&mut self, norm: Option<&Norm<f32>>) -> Result<()> {
         if norm.is_none() && self.rounded {
             return Ok(());
         }
         self.rounded = norm.is_none();
         let Scratch { x, input, .. } = &mut *self.scratch;
-        input.resize(x.len())?;
-        let buffers = NormBuffers {
-            x: Some(x.read()),
-            weight: norm.and_then(|norm| norm.weight.as_ref()).map(Array::read),
-            bias: norm.and_then(|norm| norm.bias.as_ref()).map(Array::read),
-            z: None,
-            y: Some(input.write()),
-        };
-        self.device.run(&stream_norm(norm, self.weights.hidden, false).launches(buffers)?)
+        read_norm(self.device, norm, self.weights.hidden, x, input)
     }
 
     /// x = norm(x), or x += norm(part) where there is a part; and input = x, rounded, where that is asked for.
-    fn update_stream(&mut self, norm: Option<&Norm<f32>>, add_part: bool, round: bool) -> Result<()> {
+    fn update_stream(&mut self, norm: Option<&Norm<f32>>, part: Option<usize>, round: bool) -> Result<()> {
         self.rounded = round;
-        let Scratch { x, input, part, .. } = &mut *self.scratch;
+        let Scratch { x, input, memory, .. } = &mut *self.scratch;
         if round {
             input.resize(x.len())?;
         }
         let buffers = NormBuffers {
-            x: add_part.then(|| part.read()),
+            x: part.map(|part| memory.parts[part].read()),
             weight: norm.and_then(|norm| norm.weight.as_ref()).map(Array::read),
             bias: norm.and_then(|norm| norm.bias.as_ref()).map(Array::read),
             z: Some(x.write()),
             y: round.then(|| input.write()),
         };
-        self.device.run(&stream_norm(norm, self.weights.hidden, add_part).launches::<T>(buffers)?)
+        self.device.run(&stream_norm(norm, self.weights.hidden, part.is_some()).launches::<T>(buffers)?)
     }
 
     fn add_context(&mut self, attention: &Attention<T>) -> Result<()> {
         self.rounded = false;
-        let Scratch { context, x, .. } = &mut *self.scratch;
-        add_linear(self.device, &attention.output, self.tokens, context, x)
+        let Scratch { memory, x, .. } = &mut *self.scratch;
+        add_linear(self.device, &attention.output, self.tokens, &memory.context, x)
     }
 
-    fn add_gate(&mut self, feed_forward: &FeedForward<T>) -> Result<()> {
+    fn add_active(&mut self, feed_forward: &FeedForward<T>, purpose: Purpose) -> Result<()> {
+        if purpose == Purpose::Backward {
+            return Ok(());
+        }
         self.rounded = false;
-        let Scratch { gate, x, .. } = &mut *self.scratch;
-        add_linear(self.device, &feed_forward.down, self.tokens, gate, x)
+        let Scratch { memory, x, .. } = &mut *self.scratch;
+        add_linear(self.device, &feed_forward.down, self.tokens, &memory.active, x)
+    }
+
+    fn keep_middle(&mut self, keep: bool) -> Result<()> {
+        let Scratch { memory, x, .. } = &mut *self.scratch;
+        if keep { memory.middle.copy_from(x) } else { Ok(()) }
     }
 
     /// Leaves what the heads saw in `context`, before the output layer.
-    fn attend(&mut self, attention: &Attention<T>) -> Result<()> {
+    fn attend(&mut self, attention: &Attention<T>, keep: bool) -> Result<()> {
         let (device, tokens) = (self.device, self.tokens);
-        let Scratch { input, queries, keys, values, other, context, angles, offsets, .. } = &mut *self.scratch;
+        let Scratch { input, other, memory, angles, offsets, .. } = &mut *self.scratch;
+        let Memory { projected, queries, keys, values, log_sums, context, .. } = memory;
         let projections = [(&attention.query, &mut *queries), (&attention.key, &mut *keys), (&attention.value, values)];
-        for (layer, to) in projections {
+        let changed = attention.changes_projections();
+        for (((layer, to), kept), changed) in projections.into_iter().zip(projected).zip(changed) {
             linear(device, layer, None, tokens, input, to)?;
+            if keep && changed {
+                kept.copy_from(to)?;
+            }
         }
         for (norm, values) in [(&attention.query_norm, &mut *queries), (&attention.key_norm, &mut *keys)] {
-            let Some(Norm { norm, weight, bias }) = norm else { continue };
-            other.resize(values.len())?;
-            let buffers = norms::Forward {
-                x: values.read(),
-                weight: weight.as_ref().map(Array::read),
-                bias: bias.as_ref().map(Array::read),
-                y: other.write(),
-            };
-            device.run(&norm.forward_launches(buffers)?)?;
+            let Some(norm) = norm else { continue };
+            norm.forward(device, values, other)?;
             std::mem::swap(values, other);
         }
         if let Some(most) = attention.clip {
@@ -276,48 +359,99 @@ impl<'a, T: Float> Pass<'a, T> {
             }
         }
         let heads = attention.heads;
-        if let Some(number) = attention.rope {
-            let (angles, rotated) = (&angles[number], self.weights.ropes[number].rotated());
-            for (values, heads_of) in [(&mut *queries, heads.queries), (&mut *keys, heads.keys)] {
-                let rotary = Rotary { heads: heads_of, head_width: heads.width, rotated, pairing: Pairing::Halves };
-                other.resize(values.len())?;
-                let buffers = Buffers {
-                    x: values.read(),
-                    cosines: angles.cosines.read(),
-                    sines: angles.sines.read(),
-                    positions: angles.rows.read(),
-                    y: other.write(),
-                };
-                device.run(&rotary.launches(Direction::Forward, buffers)?)?;
-                std::mem::swap(values, other);
+        if let Some((angles, rotaries)) = self.weights.rotaries(attention, angles) {
+            for (values, rotary) in [&mut *queries, &mut *keys].into_iter().zip(rotaries) {
+                angles.turn(device, rotary, Direction::Forward, values, other)?;
             }
         }
         context.resize(queries.len())?;
+        if keep {
+            log_sums.resize(tokens * heads.queries)?;
+        }
         let kernel = heads.kernel(attention.mask);
         let buffers = attention::Forward {
             q: attention::Heads::dense(queries.read(), heads.queries, heads.width),
             k: attention::Heads::dense(keys.read(), heads.keys, heads.width),
             v: attention::Heads::dense(values.read(), heads.keys, heads.width),
             o: attention::Heads::dense(context.write(), heads.queries, heads.width),
-            log_sums: None,
+            log_sums: keep.then(|| log_sums.write()),
         };
         device.run(&kernel.forward_launches(Documents::same(tokens, offsets.read()), buffers)?)
     }
 
-    /// Leaves what comes before the last linear layer in `gate`.
-    fn feed(&mut self, feed_forward: &FeedForward<T>) -> Result<()> {
+    /// Leaves what comes before the last linear layer in `active`.
+    ///
+    /// Without a gate the activation is applied before anything is rounded, unless a way back is to read what comes before it.
+    fn feed(&mut self, feed_forward: &FeedForward<T>, keep: bool) -> Result<()> {
         let (device, tokens) = (self.device, self.tokens);
-        let Scratch { input, gate, up, other, .. } = &mut *self.scratch;
+        let Scratch { input, memory, .. } = &mut *self.scratch;
+        let Memory { gate, up, active, .. } = memory;
         let activation = feed_forward.activation;
-        let Some(layer) = &feed_forward.gate else {
-            return linear(device, &feed_forward.up, Some(Function::Activation(activation)), tokens, input, gate);
+        let fused = Some(Function::Activation(activation));
+        match &feed_forward.gate {
+            None if !keep => return linear(device, &feed_forward.up, fused, tokens, input, active),
+            None => linear(device, &feed_forward.up, None, tokens, input, up)?,
+            Some(layer) => {
+                linear(device, &feed_forward.up, None, tokens, input, up)?;
+                linear(device, layer, None, tokens, input, gate)?;
+            }
+        }
+        active.resize(up.len())?;
+        let buffers = match feed_forward.gate {
+            Some(_) => glu::Forward { x: gate.read(), up: Some(up.read()), y: active.write() },
+            None => glu::Forward { x: up.read(), up: None, y: active.write() },
         };
-        linear(device, &feed_forward.up, None, tokens, input, up)?;
-        linear(device, layer, None, tokens, input, other)?;
-        gate.resize(up.len())?;
-        let buffers = glu::Forward { x: other.read(), up: Some(up.read()), y: gate.write() };
         device.run(&activation.forward_launches(buffers)?)
     }
+}
+
+impl<T: Float> Norm<T> {
+    /// Overwrites y.
+    pub(super) fn forward(&self, device: &Device, x: &Array<T>, y: &mut Array<T>) -> Result<()> {
+        let Self { norm, weight, bias } = self;
+        y.resize(x.len())?;
+        let buffers = norms::Forward {
+            x: x.read(),
+            weight: weight.as_ref().map(Array::read),
+            bias: bias.as_ref().map(Array::read),
+            y: y.write(),
+        };
+        device.run(&norm.forward_launches(buffers)?)
+    }
+
+    /// Overwrites the gradient of x, given that of y.
+    pub(super) fn backward(&self, device: &Device, x: &Array<T>, dy: &Array<T>, dx: &mut Array<T>) -> Result<()> {
+        let Self { norm, weight, bias: _ } = self;
+        dx.resize(x.len())?;
+        let buffers = norms::Backward {
+            x: x.read(),
+            weight: weight.as_ref().map(Array::read),
+            dy: dy.read(),
+            dx: dx.write(),
+            dweight: None,
+            dbias: None,
+        };
+        device.run(&norm.backward_launches(buffers, None)?)
+    }
+}
+
+/// y = norm(x), rounded; x itself without a norm.
+pub(super) fn read_norm<T: Float>(
+    device: &Device,
+    norm: Option<&Norm<f32>>,
+    width: usize,
+    x: &Array<f32>,
+    y: &mut Array<T>,
+) -> Result<()> {
+    y.resize(x.len())?;
+    let buffers = NormBuffers {
+        x: Some(x.read()),
+        weight: norm.and_then(|norm| norm.weight.as_ref()).map(Array::read),
+        bias: norm.and_then(|norm| norm.bias.as_ref()).map(Array::read),
+        z: None,
+        y: Some(y.write()),
+    };
+    device.run(&stream_norm(norm, width, false).launches(buffers)?)
 }
 
 /// A norm of the stream or into it; without one, rows as they are.

@@ -8,6 +8,7 @@ use gristmill_kernels::pool::Pool;
 use gristmill_kernels::residual::NormBuffers;
 
 use super::Task;
+use super::differentiate::BackScratch;
 use super::forward::{Pass, Scratch, Until, linear_to, stream_norm};
 use super::queue::Runner;
 use super::weights::{Classifier, Head, Weights};
@@ -18,10 +19,11 @@ type Result<T, E = DeviceError> = std::result::Result<T, E>;
 /// A model on a device, with the memory that it works in.
 #[derive(Debug)]
 pub(super) struct OnDevice<T> {
-    device: Device,
-    weights: Weights<T>,
-    scratch: Scratch<T>,
+    pub(super) device: Device,
+    pub(super) weights: Weights<T>,
+    pub(super) scratch: Scratch<T>,
     results: Results<T>,
+    pub(super) back: BackScratch<T>,
 }
 
 /// Memory for what heads make.
@@ -55,7 +57,15 @@ impl<T: Float> Results<T> {
 impl<T: Float> OnDevice<T> {
     pub(super) fn new(device: Device, weights: Weights<T>) -> Self {
         let (scratch, results) = (Scratch::new(&device, weights.ropes.len()), Results::new(&device));
-        Self { device, weights, scratch, results }
+        let back = BackScratch::new(&device);
+        Self { device, weights, scratch, results, back }
+    }
+
+    /// Gives back all memory but that of weights.
+    pub(super) fn give_back(&mut self) {
+        let Self { device, weights, .. } = self;
+        (self.scratch, self.results) = (Scratch::new(device, weights.ropes.len()), Results::new(device));
+        self.back.release(device);
     }
 
     fn pass(&mut self, batch: &Batch, until: Until) -> Result<()> {
@@ -188,7 +198,6 @@ impl<T: Float> Runner for OnDevice<T> {
     }
 
     fn release(&mut self) {
-        (self.scratch, self.results) =
-            (Scratch::new(&self.device, self.weights.ropes.len()), Results::new(&self.device));
+        self.give_back();
     }
 }

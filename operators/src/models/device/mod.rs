@@ -9,14 +9,20 @@
 //! those of the CPU, and between kinds of GPUs.
 //!
 //! The parts: `weights` walks over a model and uploads it, `forward` computes a batch, `heads` what stands on it, `queue` collects what is asked by all
-//! splits and packs it, and `serve` puts a model on a thread behind that queue.
+//! splits and packs it, and `serve` puts a model on a thread behind that queue. Gradients do not go through the queue: who asks has a tap of its own, and a batch of
+//! its own, and has the device while the batch goes forward and back. `differentiate` does that, `back` goes through a layer, and `taps` hands to the tap what it wants.
 //!
 //! Nothing of this has been run on a GPU yet; tests run the same kernels on the CPU.
 
+mod back;
+mod differentiate;
 mod forward;
+#[cfg(test)]
+mod gradient_tests;
 mod heads;
 mod queue;
 mod serve;
+mod taps;
 #[cfg(test)]
 mod tests;
 mod weights;

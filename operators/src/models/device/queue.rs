@@ -77,7 +77,7 @@ struct Answered {
     error: Option<DeviceError>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -87,7 +87,7 @@ fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, 
 
 impl Queue {
     /// Starts a thread that computes batches of at most `tokens` tokens, or of one document.
-    pub(super) fn start(mut runner: Box<dyn Runner>, tokens: usize) -> Result<Self, DeviceError> {
+    pub(super) fn start(runner: Arc<Mutex<dyn Runner>>, tokens: usize) -> Result<Self, DeviceError> {
         let tokens = tokens.max(1);
         let shared = Arc::new(Shared {
             waiting: Mutex::default(),
@@ -99,7 +99,7 @@ impl Queue {
         let work = move || {
             // Closes the queue however the thread ends, so that nobody waits for it.
             let closing = Closing(own);
-            serve(&closing.0, &mut *runner, tokens);
+            serve(&closing.0, &runner, tokens);
         };
         let thread = std::thread::Builder::new().name("model".into()).spawn(work).map_err(|error| {
             DeviceError::Failed { device: "the thread of the device".into(), message: error.to_string() }
@@ -211,7 +211,7 @@ impl Answers {
 }
 
 /// Computes what comes until the queue is closed and empty.
-fn serve(shared: &Shared, runner: &mut dyn Runner, mut most: usize) {
+fn serve(shared: &Shared, runner: &Mutex<dyn Runner>, mut most: usize) {
     loop {
         let mut window: Vec<Request> = {
             let mut waiting = lock(&shared.waiting);
@@ -227,7 +227,7 @@ fn serve(shared: &Shared, runner: &mut dyn Runner, mut most: usize) {
         window.reverse();
         window.sort_by_key(|request| (order_of(request.task), request.ids.len()));
         while let Some(batch) = take_batch(&mut window, most) {
-            compute(shared, runner, batch, &mut window, &mut most);
+            compute(shared, &mut *lock(runner), batch, &mut window, &mut most);
         }
     }
 }

@@ -9,12 +9,14 @@ use gristmill_kernels::glu::Activation;
 use gristmill_kernels::launch::Float;
 use gristmill_kernels::norms;
 use gristmill_kernels::pool::Pool;
+use gristmill_kernels::rotary::{Pairing, Rotary};
 
+use super::forward::Angles;
 use crate::models::error::{ModelError, Result};
 use crate::models::heads::{self, HeadActivation};
 use crate::models::layers::{self, Heads, Order};
 use crate::models::linear;
-use crate::models::parameters::Values;
+use crate::models::parameters::{Place, Values};
 use crate::models::rope::Rope;
 use crate::models::transformer::{self, Transformer};
 
@@ -26,6 +28,8 @@ pub(super) struct Linear<T> {
     pub(super) bias: Option<Array<f32>>,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
+    /// What the layer is in the checkpoint.
+    pub(super) place: Place,
 }
 
 /// A norm with parameters of type P: f32 where it reads the residual stream.
@@ -120,6 +124,37 @@ impl<T: Float> Weights<T> {
             last_norm: Norm::upload(device, last_norm.as_ref())?,
             head: Head::upload(device, head, &embeddings.tokens)?,
         })
+    }
+}
+
+impl<T> Weights<T> {
+    /// The angles of a layer's rotary embedding, and what turns its queries and its keys, where it has one.
+    pub(super) fn rotaries<'a>(
+        &self,
+        attention: &Attention<T>,
+        angles: &'a [Angles],
+    ) -> Option<(&'a Angles, [Rotary; 2])> {
+        let (number, heads) = (attention.rope?, attention.heads);
+        let rotated = self.ropes[number].rotated();
+        let of = |heads_of| Rotary { heads: heads_of, head_width: heads.width, rotated, pairing: Pairing::Halves };
+        Some((&angles[number], [of(heads.queries), of(heads.keys)]))
+    }
+}
+
+impl<T> Attention<T> {
+    /// Whether projected queries, keys and values are changed otherwise than by turning them.
+    pub(super) const fn changes_projections(&self) -> [bool; 3] {
+        let clips = self.clip.is_some();
+        [clips || self.query_norm.is_some(), clips || self.key_norm.is_some(), clips]
+    }
+}
+
+impl<T> Layer<T> {
+    /// All linear layers of it; those that read the same follow one another.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear<T>> {
+        let Attention { query, key, value, output, .. } = &self.attention;
+        let FeedForward { gate, up, down, .. } = &self.feed_forward;
+        [Some(query), Some(key), Some(value), Some(output), gate.as_ref(), Some(up), Some(down)].into_iter().flatten()
     }
 }
 
@@ -240,6 +275,7 @@ impl<T: Float> Linear<T> {
             bias: bias.map(|bias| device.upload(bias)).transpose()?,
             inputs: weights.inputs(),
             outputs: weights.outputs(),
+            place: layer.place().clone(),
         })
     }
 }

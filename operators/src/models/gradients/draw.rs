@@ -4,6 +4,7 @@ use gristmill_kernels::softmax::Softmax;
 
 use super::loss::expect_length;
 use super::tap::range;
+use crate::models::device::Served;
 use crate::models::error::{ModelError, Result};
 use crate::models::generate::uniform;
 use crate::models::heads::Head;
@@ -40,10 +41,14 @@ pub fn drawn_targets(model: &Model, compute: Compute<'_>, batch: &Batch, seed: u
     };
     expect_length("keys of documents", keys.len(), batch.documents())?;
     let (width, vocabulary) = (model.hidden_size(), model.vocabulary());
-    let states = model.hidden_states(compute, batch)?;
     let softmax = Softmax { width: vocabulary, scale: 1.0 };
-    let (mut logits, mut probabilities) = (Vec::new(), Vec::new());
     let mut targets = batch.ids().to_vec();
+    if let Some(served) = &model.served {
+        batch.check(vocabulary, model.most_positions())?;
+        return drawn_on_device(served, compute, softmax, batch, (seed, keys), targets);
+    }
+    let states = model.hidden_states(compute, batch)?;
+    let (mut logits, mut probabilities) = (Vec::new(), Vec::new());
     for (document, &key) in keys.iter().enumerate() {
         let tokens = range(batch.offsets(), document);
         // The last token predicts nothing.
@@ -60,6 +65,34 @@ pub fn drawn_targets(model: &Model, compute: Compute<'_>, batch: &Batch, seed: u
             }
         }
     }
+    Ok(targets)
+}
+
+/// The same where a device computes logits.
+fn drawn_on_device(
+    served: &Served,
+    compute: Compute<'_>,
+    softmax: Softmax,
+    batch: &Batch,
+    (seed, keys): (u64, &[u64]),
+    mut targets: Vec<u32>,
+) -> Result<Vec<u32>> {
+    // Of each row that predicts: its document, and its place there.
+    let mut places = Vec::new();
+    for document in 0..batch.documents() {
+        let tokens = range(batch.offsets(), document);
+        places.extend(tokens.clone().skip(1).map(|token| (token - 1, (document, token - tokens.start))));
+    }
+    let (rows, places): (Vec<usize>, Vec<(usize, usize)>) = places.into_iter().unzip();
+    let mut probabilities = vec![0.0; softmax.width];
+    let mut places = places.into_iter();
+    served.logits(batch, &rows, &mut |row, logits| {
+        let Some((document, place)) = places.next() else { return Ok(()) };
+        softmax.forward(compute.workers, logits, &mut probabilities)?;
+        let drawn = choose(&probabilities, uniform(seed, keys[document], place));
+        targets[row + 1] = drawn.ok_or(ModelError::NotNumbers { prompt: document })?;
+        Ok(())
+    })?;
     Ok(targets)
 }
 

@@ -2,6 +2,7 @@
 
 use gristmill_kernels::attention::{Backward, Documents, Heads};
 use gristmill_kernels::glu;
+use gristmill_kernels::residual;
 use gristmill_kernels::rotary::Direction;
 
 use super::pass::Pass;
@@ -192,7 +193,7 @@ impl Pass<'_> {
                     }
                     None => projected,
                 };
-                zero_beyond(most, clipped, gradient);
+                residual::clamp_backward(most, clipped, gradient)?;
             }
             if let Some(of_norm) = norm {
                 let per_token = projected.len() / of_norm.norm.width.max(1) / rows_of(offsets).max(1);
@@ -241,14 +242,5 @@ impl Pass<'_> {
             up.add_backward(compute, of_up, input)?;
         }
         Ok(())
-    }
-}
-
-/// A value beyond the magnitude that it is kept within has no part in the result.
-fn zero_beyond(most: f32, values: &[f32], gradient: &mut [f32]) {
-    for (gradient, value) in gradient.iter_mut().zip(values) {
-        if value.abs() > most {
-            *gradient = 0.0;
-        }
     }
 }

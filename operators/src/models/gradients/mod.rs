@@ -62,6 +62,12 @@
 //!
 //! bytes, and what [`forward_backward_memory`](gristmill_kernels::linear_ce::LinearCe::forward_backward_memory) says for the head. [`Backward::with_kept_bytes`] keeps the
 //! results of as many of the last layers as fit into so many bytes, instead of running them again.
+//!
+//! # Devices
+//!
+//! A model whose weights are on a device ([`Model::move_to`]) goes forward and back there, for losses of tokens, and for the weights and biases of linear
+//! layers; other parameters are refused. Activations and their gradients then have the type of the weights, and sums are f32. What a tap takes is downloaded,
+//! unless it has [projections](Tap::projections), which are made on the device. The results of all layers are kept, or of as many as there is memory for.
 
 mod classifier;
 mod collect;
@@ -77,8 +83,12 @@ mod tests;
 
 pub use collect::{DocumentGradients, DocumentNorms, ParameterGradients};
 pub use draw::drawn_targets;
+pub(in crate::models) use language_model::Targets;
 pub use loss::{Loss, Losses, Reduction, TokenLoss, token_weights};
-pub use tap::{Gradient, HeadGradient, LinearGradient, Lookups, TableGradient, Tap, VectorGradient};
+pub(in crate::models) use pass::sum_rows;
+pub use tap::{
+    Gradient, HeadGradient, LinearGradient, Lookups, Projection, Projections, TableGradient, Tap, VectorGradient,
+};
 
 use super::error::{ModelError, Result};
 use super::heads::Head;
@@ -117,15 +127,12 @@ struct Depth {
 }
 
 impl<'m> Backward<'m> {
-    /// For a model that was loaded with [`LoadOptions::gradients`](super::LoadOptions::gradients).
+    /// For a model that was loaded with [`LoadOptions::gradients`](super::LoadOptions::gradients), or whose weights are on a device.
     ///
     /// # Errors
-    /// [`ModelError::WithoutGradients`] where it was not, and [`ModelError::NotOnDevice`] where its weights are on a device.
+    /// [`ModelError::WithoutGradients`] where it is neither.
     pub fn new(model: &'m Model) -> Result<Self> {
-        if model.served.is_some() {
-            return Err(ModelError::NotOnDevice { what: "gradients" });
-        }
-        if !model.gradients {
+        if !model.gradients && model.served.is_none() {
             return Err(ModelError::WithoutGradients);
         }
         Ok(Self {
@@ -158,6 +165,12 @@ impl<'m> Backward<'m> {
         let offsets = batch.offsets();
         expect_head(model, loss)?;
         batch.check(transformer.vocabulary, transformer.most_positions)?;
+        if let Some(served) = &model.served {
+            let Loss::Tokens(loss) = loss else {
+                return Err(ModelError::NotOnDevice { what: "gradients of classifiers" });
+            };
+            return served.differentiate(compute, batch, loss, &model.parameters, tap);
+        }
         let mut pass = Pass { compute, tap, scratch };
         let depth = pass.depth(transformer);
 

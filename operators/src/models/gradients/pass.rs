@@ -127,7 +127,7 @@ impl Pass<'_> {
 }
 
 /// The sum of each document's rows, `[documents, width]`.
-fn sum_rows(rows: &[f32], width: usize, offsets: &[i64], sums: &mut Vec<f32>) {
+pub(in crate::models) fn sum_rows(rows: &[f32], width: usize, offsets: &[i64], sums: &mut Vec<f32>) {
     sums.clear();
     sums.resize((offsets.len() - 1) * width, 0.0);
     let mut block = vec![0.0; width];

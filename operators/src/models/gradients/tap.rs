@@ -1,6 +1,7 @@
 //! What a backward pass hands out: the gradient of each parameter, not summed over documents, and in the form in which it is smallest.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use gristmill_kernels::gemm::{GemmOptions, Matrix, MatrixMut, Precision, Values, gemm};
 use gristmill_kernels::linear_ce::{self, Gradients, HeadGradients, Ids, LinearCe};
@@ -49,6 +50,20 @@ pub trait Tap {
     /// Any: the pass ends with it. [`ModelError::Tap`](crate::models::ModelError::Tap) is for errors that are not of models.
     fn take(&mut self, compute: Compute<'_>, gradient: &Gradient<'_>) -> Result<()>;
 
+    /// Projections of gradients that are taken in place of them, if there are any. On a device they are made there, of all documents, and handed out by
+    /// [`Tap::take_projected`]; parameters that have one are then not handed to [`Tap::take`]. The CPU never asks: it has x and δ at hand.
+    fn projections(&self) -> Option<Projections<'_>> {
+        None
+    }
+
+    /// Takes the projections of a batch, `[documents, width]`, when the pass has ended.
+    ///
+    /// # Errors
+    /// As of [`Tap::take`].
+    fn take_projected(&mut self, _rows: Vec<f32>) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether [`Tap::take_inputs`] is wanted.
     fn wants_inputs(&self) -> bool {
         false
@@ -62,6 +77,34 @@ pub trait Tap {
     fn take_inputs(&mut self, _compute: Compute<'_>, _delta: &[f32], _offsets: &[i64]) -> Result<()> {
         Ok(())
     }
+}
+
+/// Two-sided projections of the gradients of linear layers, L·g·Rᵀ, whose elements lie one behind the other in a row for each document.
+#[derive(Clone, Debug)]
+pub struct Projections<'a> {
+    /// Is another one when any matrix changes: what a device has of them is kept as long as there is a copy of this.
+    pub version: &'a Arc<()>,
+    /// Elements of a row.
+    pub width: usize,
+    /// One for each layer; their places in a row may not overlap.
+    pub modules: Vec<Projection<'a>>,
+}
+
+/// The projection of the gradients of one linear layer's weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Projection<'a> {
+    /// [`Parameter::index`] of the weights.
+    pub parameter: usize,
+    /// Rows of L.
+    pub p: usize,
+    /// Rows of R.
+    pub q: usize,
+    /// Where its p·q elements, `[p, q]`, begin in a row.
+    pub offset: usize,
+    /// L, `[p, outputs]`.
+    pub left: &'a [f32],
+    /// R, `[q, inputs]`.
+    pub right: &'a [f32],
 }
 
 /// The gradient of a parameter for each document of a batch.

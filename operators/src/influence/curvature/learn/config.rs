@@ -11,7 +11,7 @@ use crate::influence::gradient::{Encoding, GradientConfig, Norms, Reduction, Spa
 use crate::influence::sketch::{SignSource, SketchSpec, default_dimension};
 use crate::models::gradients;
 use crate::operator::{Fit, OperatorSpec};
-use crate::scoring::Precision;
+use crate::scoring::{Device, Precision};
 use crate::{OperatorError, Result};
 
 /// Configuration of `gradient_statistics`.
@@ -47,6 +47,9 @@ pub struct GradientStatisticsConfig {
     /// What the model's weights are rounded to: `f32` or `bf16`.
     #[serde(default)]
     pub precision: Precision,
+    /// Where gradients are computed.
+    #[serde(default)]
+    pub device: Device,
     /// What is learned.
     pub statistics: Learned,
     /// Whether the gradient of a layer's bias is a further column of the gradient of its weights, as in kronfluence. Not of `gram` and `adafactor`.
@@ -231,6 +234,7 @@ impl GradientStatisticsConfig {
             norms: Norms::None,
             output: Encoding::F32,
             precision: config.precision,
+            device: config.device,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::config::{self, invalid};
 use crate::influence::gradient::documents;
 use crate::influence::sketch::Sketch;
 use crate::operator::{Fit, Operator, OperatorKind, OperatorSpec, Pass, RowEffect};
-use crate::scoring::Device;
+use crate::scoring::device;
 use crate::scoring::reader::{Reader, Reading};
 use crate::{ResourceIdentity, Resources, Result};
 
@@ -81,6 +81,10 @@ impl OperatorKind for GradientStatisticsKind {
         factors.into_iter().map(|factor| to_batch(factor, &origin)).collect()
     }
 
+    fn identity(&self, config: &Value) -> Value {
+        device::identity(config)
+    }
+
     fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>> {
         let config = read(&spec.config)?;
         let losses = config.gradient();
@@ -91,7 +95,7 @@ impl OperatorKind for GradientStatisticsKind {
             tokenizer: config.tokenizer.as_deref(),
             column: &config.column,
             precision: config.precision,
-            device: Device::Cpu,
+            device: config.device,
             context_length: config.context_length,
             preferred_length: None,
         };

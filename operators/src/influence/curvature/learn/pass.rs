@@ -12,6 +12,7 @@ use super::config::{GradientStatisticsConfig, Learned};
 use super::file::{schema, to_batch};
 use crate::Result;
 use crate::config::invalid;
+use crate::influence::batches::{KEPT_BYTES, batch_tokens};
 use crate::influence::gradient::GradientConfig;
 use crate::influence::gradient::documents::{self, Row};
 use crate::influence::sketch::{Projector, Sketch};
@@ -19,12 +20,6 @@ use crate::models::gradients::{Backward, Loss, Losses, Tap, TokenLoss, drawn_tar
 use crate::models::{Batch, ModelError};
 use crate::operator::{Output, Pass};
 use crate::scoring::reader::{COMPUTE, Reader};
-
-/// A batch has at most so many tokens, unless a single text has more. It bounds memory, and does not change results.
-const BATCH_TOKENS: usize = 1024;
-
-/// Results of layers that are kept for the way back, in bytes. The same holds.
-const KEPT_BYTES: usize = 256 << 20;
 
 /// What all passes share.
 #[derive(Debug)]
@@ -89,15 +84,26 @@ impl LearningPass {
     fn run(&mut self, output: &mut Output) -> Result<()> {
         let mut waiting = std::mem::take(&mut self.waiting);
         self.waiting_tokens = 0;
-        let shared = Arc::clone(&self.shared);
-        while !waiting.is_empty() {
+        let (shared, mut later) = (Arc::clone(&self.shared), Vec::new());
+        loop {
+            if waiting.is_empty() {
+                let Some(next) = later.pop() else { break };
+                waiting = next;
+            }
             let mut batch = Batch::default();
             waiting.iter().for_each(|text| batch.push(&text.ids));
             let (place, wrong) = match self.add(&shared, &batch, &waiting) {
-                Ok(()) => break,
+                Ok(()) => {
+                    waiting.clear();
+                    continue;
+                }
                 Err(ModelError::NotFinite { document, loss }) => (document, format!("its loss is {loss}")),
                 Err(ModelError::NotNumbers { prompt }) => {
                     (prompt, "what the model predicts of it are no numbers".to_owned())
+                }
+                Err(error) if error.is_out_of_memory() && waiting.len() > 1 => {
+                    later.push(waiting.split_off(waiting.len() / 2));
+                    continue;
                 }
                 Err(error) => return Err(invalid(KIND, "model", error.to_string())),
             };
@@ -176,7 +182,7 @@ impl Pass for LearningPass {
             if document.targets.is_empty() {
                 continue;
             }
-            if self.waiting_tokens + document.ids.len() > BATCH_TOKENS {
+            if self.waiting_tokens + document.ids.len() > batch_tokens(&shared.reader.model) {
                 self.run(output)?;
             }
             self.waiting_tokens += document.ids.len();

@@ -17,6 +17,7 @@ use crate::influence::score::config::InfluenceConfig;
 use crate::influence::score::prepared::Prepared;
 use crate::influence::score::source::Source;
 use crate::operator::{Operator, OperatorKind, OperatorSpec, Pass, RowEffect};
+use crate::scoring::device;
 use crate::{ResourceIdentity, Resources, Result};
 
 /// The kind `influence_candidates`.
@@ -123,6 +124,10 @@ impl OperatorKind for InfluenceCandidatesKind {
             merge.add(&part?).map_err(|message| invalid(KIND, "", message))?;
         }
         Ok(vec![merge.chosen().to_batch()?])
+    }
+
+    fn identity(&self, config: &Value) -> Value {
+        device::identity(config)
     }
 
     fn bind(&self, spec: &OperatorSpec, input: &SchemaRef, resources: &Resources) -> Result<Arc<dyn Operator>> {

@@ -36,7 +36,7 @@ impl Runner for Artificial {
 fn queue(memory: usize, tokens: usize) -> (Queue, Arc<Mutex<Vec<(Task, Vec<usize>)>>>) {
     let batches = Arc::default();
     let runner = Artificial { memory, batches: Arc::clone(&batches), gate: None, panics: false };
-    (Queue::start(Box::new(runner), tokens).unwrap(), batches)
+    (Queue::start(Arc::new(Mutex::new(runner)), tokens).unwrap(), batches)
 }
 
 fn texts(count: usize, seed: usize) -> Vec<Vec<u32>> {
@@ -78,7 +78,7 @@ fn a_window_is_sorted_and_packed() {
     let batches = Arc::default();
     let runner =
         Artificial { memory: usize::MAX, batches: Arc::clone(&batches), gate: Some(Arc::clone(&gate)), panics: false };
-    let queue = Queue::start(Box::new(runner), 10).unwrap();
+    let queue = Queue::start(Arc::new(Mutex::new(runner)), 10).unwrap();
     let lengths = [2, 30, 5, 1, 4, 3, 5];
     let texts: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![7; length]).collect();
     std::thread::scope(|scope| {
@@ -123,7 +123,7 @@ fn batches_shrink_until_they_fit_and_a_document_that_never_does_is_an_error() {
 #[test]
 fn nobody_waits_for_a_thread_that_has_ended() {
     let runner = Artificial { memory: 9, batches: Arc::default(), gate: None, panics: true };
-    let queue = Queue::start(Box::new(runner), 2).unwrap();
+    let queue = Queue::start(Arc::new(Mutex::new(runner)), 2).unwrap();
     let texts = vec![vec![1; 3]; 20];
     for _ in 0..2 {
         let error = queue.run(Task::Losses, &slices(&texts)).unwrap_err().to_string();
