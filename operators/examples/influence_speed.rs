@@ -57,8 +57,8 @@ fn main() {
     let curvature = Curvature::Ekfac { kfac: &kfac, lambda: &lambda };
     curvature.precondition(ALONE, Damping::default(), &mut gradients).unwrap();
     let mut scorer = match request["rank"].as_u64() {
-        None => ExactScorer::whole(&gradients).unwrap(),
-        Some(rank) => ExactScorer::low_rank(&gradients, usize::try_from(rank).unwrap()).unwrap(),
+        None => ExactScorer::whole(gradients).unwrap(),
+        Some(rank) => ExactScorer::low_rank(gradients, usize::try_from(rank).unwrap()).unwrap(),
     };
     let of_queries = begun.elapsed();
 

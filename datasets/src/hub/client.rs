@@ -26,6 +26,8 @@ use crate::stores::{RetryPolicy, StoreOptions, redact};
 use crate::{DatasetError, Result};
 
 const MOST_REDIRECTS: usize = 5;
+/// Waits from this on are shown to whoever runs the program.
+const SHOWN: Duration = Duration::from_secs(2);
 
 /// The connection to the Hub.
 #[derive(Debug)]
@@ -230,7 +232,13 @@ impl Retries {
             }
         };
         self.done += 1;
-        tracing::info!(location, message, retry = self.done, seconds = wait.as_secs_f32(), "asking again");
+        let (retry, seconds) = (self.done, wait.as_secs_f32());
+        // Whoever waits for long should know what for.
+        if wait >= SHOWN {
+            tracing::warn!(location, message, retry, seconds, "asking again");
+        } else {
+            tracing::info!(location, message, retry, seconds, "asking again");
+        }
         tokio::time::sleep(wait).await;
         Ok(())
     }

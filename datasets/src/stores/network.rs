@@ -4,7 +4,7 @@
 //! its whole duration, because a slow consumer may take hours over one large file. And an answer 429 or 503 that says
 //! when to come back is obeyed before the retry logic of `object_store` sees it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -61,18 +61,39 @@ pub(crate) struct Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Service(Arc::new(self.clone()))))
+        Ok(HttpClient::new(Service { connector: self.clone(), failures: AtomicU32::new(0) }))
     }
 }
 
 #[derive(Debug)]
-struct Service(Arc<Connector>);
+struct Service {
+    connector: Connector,
+    /// Requests in a row that had no answer.
+    failures: AtomicU32,
+}
+
+/// So many requests without an answer, and every so many more, are shown to whoever runs the program: `object_store` repeats them without a word.
+const SHOWN_FAILURES: u32 = 4;
+
+impl Service {
+    fn count(&self, host: &str, answer: &Result<HttpResponse, HttpError>) {
+        let Err(error) = answer else {
+            self.failures.store(0, Ordering::Relaxed);
+            return;
+        };
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures.is_multiple_of(SHOWN_FAILURES) {
+            tracing::warn!(host, failures, message = concise(error), "the store does not answer; asking again");
+        }
+    }
+}
 
 #[async_trait]
 impl HttpService for Service {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let client = self.0.client.clone();
-        if let Some(authorization) = &self.0.authorization {
+        let Connector { client, io_runtime, retry, authorization } = &self.connector;
+        let (client, host) = (client.clone(), request.uri().host().unwrap_or_default().to_owned());
+        if let Some(authorization) = authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
         if METADATA_PATHS.iter().any(|path| request.uri().path().starts_with(path)) {
@@ -89,13 +110,15 @@ impl HttpService for Service {
                 _ => Err(HttpError::new(HttpErrorKind::Unknown, NoCredentials)),
             };
         }
-        let response = on_runtime(self.0.io_runtime.as_ref(), async move { client.call(request).await })
+        let answer = on_runtime(io_runtime.as_ref(), async move { client.call(request).await })
             .await
-            .map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error))??;
+            .unwrap_or_else(|error| Err(HttpError::new(HttpErrorKind::Interrupted, error)));
+        self.count(&host, &answer);
+        let response = answer?;
         if matches!(response.status().as_u16(), 429 | 503) {
             let named = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
             if let Some(wait) = named.and_then(retry_after) {
-                let wait = wait.min(self.0.retry.longest_named_wait);
+                let wait = wait.min(retry.longest_named_wait);
                 tracing::info!(seconds = wait.as_secs_f32(), "the store asks to wait before the next request");
                 tokio::time::sleep(wait).await;
             }

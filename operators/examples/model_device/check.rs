@@ -5,9 +5,7 @@ use std::path::Path;
 use gristmill_kernels::device::Device;
 use gristmill_kernels::pool::Pool;
 use gristmill_operators::influence::sketch::{Projector, Sketch, SketchSpec};
-use gristmill_operators::models::gradients::{
-    Backward, Loss, ParameterGradients, Reduction, TokenLoss, token_weights,
-};
+use gristmill_operators::models::gradients::{Backward, Loss, ParameterGradients, Reduction, TokenLoss, token_weights};
 use gristmill_operators::models::{Batch, Model, ParameterKind};
 
 use crate::{ALONE, TOKENS, load};

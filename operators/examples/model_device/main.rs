@@ -5,14 +5,21 @@
 //! model_device check FOLDER [f32|bf16]     # the GPU against the CPU, on token ids made up for the model in the folder
 //! model_device time [SECONDS]              # BERT-base, ModernBERT-large and a Llama of 1.2 billion weights, at random
 //! model_device gradients [SECONDS]         # gradients of a GPT-NeoX of 160 million and of that Llama, projected
-//! model_device corpus FOLDER 160m|1b TEXTS # a model, texts and queries for `benches/gpu.sh`
+//! model_device corpus FOLDER SHAPE TEXTS LENGTH  # a model (bert, modernbert, 160m, 1b), texts of so many tokens and queries, for `benches/gpu.sh`
 //! ```
 //! `time` and `gradients` print for each model and type tokens a second, TFLOP/s of products and attention, and what share that is of the rate that the largest
 //! product of the model has by itself. Models are made in a temporary folder, with the largest taking 3 GB of disk.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a benchmark fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark fails by panicking"
+)]
 
 mod check;
+mod corpus;
 mod forward;
 mod gradients;
 mod shapes;
@@ -33,8 +40,8 @@ const TOKENS: usize = 16_384;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if let ["corpus", folder, shape, texts] = arguments[..] {
-        gradients::write_corpus(Path::new(folder), shape, texts.parse().unwrap());
+    if let ["corpus", folder, shape, texts, length] = arguments[..] {
+        corpus::write_corpus(Path::new(folder), shape, texts.parse().unwrap(), length.parse().unwrap());
         return;
     }
     let device = match open() {
@@ -51,7 +58,9 @@ fn main() {
         ["check", folder, precision] => check::check(&device, Path::new(folder), precision == "bf16"),
         ["time", ..] => forward::time_all(&device, seconds(arguments.get(1))),
         ["gradients", ..] => gradients::time_all(&device, seconds(arguments.get(1))),
-        _ => println!("check FOLDER [f32|bf16], time [SECONDS], gradients [SECONDS], or corpus FOLDER 160m|1b TEXTS"),
+        _ => println!(
+            "check FOLDER [f32|bf16], time [SECONDS], gradients [SECONDS], or corpus FOLDER SHAPE TEXTS LENGTH"
+        ),
     }
 }
 

@@ -80,6 +80,9 @@ pub enum CurvatureError {
     /// What the model or a product reports.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A scorer without queries.
+    #[error("there are no queries")]
+    NoQueries,
 }
 
 impl From<CurvatureError> for ModelError {

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gristmill_kernels::gemm::{MatmulOptions, Matrix, MatrixMut, PackedWeights, Precision, Values};
+use gristmill_kernels::gemm::{Layout, MatmulOptions, Matrix, MatrixMut, PackedWeights, Precision, Values};
 
 use super::error::{CurvatureError, Result};
 use super::layer::{Layers, Rows};
@@ -75,61 +75,32 @@ impl ExactScorer {
     ///
     /// # Errors
     /// Gradients that are not finite.
-    pub fn whole(queries: &QueryGradients) -> Result<Self> {
-        Self::new(queries, |module| {
-            let (outputs, columns) = (module.layer.outputs, module.layer.columns);
-            let rows = (TILE / columns.max(1)).clamp(1, outputs.max(1));
-            let elements = outputs * columns;
-            let tile = |first: usize| {
-                let count = rows.min(outputs - first) * columns;
-                let layout = gristmill_kernels::gemm::Layout {
-                    rows: queries.count(),
-                    columns: count,
-                    row_stride: elements,
-                    column_stride: 1,
-                };
-                let values = Values::F32(&module.values[first * columns..]);
-                PackedWeights::pack(Matrix::strided(values, layout)?, Precision::F32)
-            };
-            let tiles = (0..outputs).step_by(rows).map(tile).collect::<Result<Vec<_>, _>>();
-            Ok(Form::Whole { rows, tiles: tiles.map_err(ModelError::from)? })
-        })
+    pub fn whole(queries: QueryGradients) -> Result<Self> {
+        let (layers, count, gradients) = queries.into_parts();
+        let mut modules = BTreeMap::new();
+        // What was packed is not kept as it was.
+        for (index, module) in gradients {
+            expect_finite(&module, 0)?;
+            modules.insert(index, Form::of_whole(count, &module)?);
+        }
+        Ok(Self::of(layers, count, modules))
     }
 
     /// The same as the nearest matrices of this rank: qᵣ = U Uᵀ q, where U are the first r left singular vectors of q (Eckart and Young, 1936), or
     /// q V Vᵀ where there are fewer columns than rows. They come from the eigenvectors of q qᵀ or qᵀ q in double precision.
     ///
+    /// Where there are too many queries to be held whole, [`LowRankQueries`] takes some at a time.
+    ///
     /// # Errors
     /// Gradients that are not finite, and an iteration that does not converge.
-    pub fn low_rank(queries: &QueryGradients, rank: usize) -> Result<Self> {
-        Self::new(queries, |module| {
-            let (outputs, columns) = (module.layer.outputs, module.layer.columns);
-            let rank = rank.min(outputs).min(columns);
-            let (mut left, mut right) = (Vec::new(), Vec::new());
-            for matrix in module.values.chunks_exact((outputs * columns).max(1)) {
-                let [of_left, of_right] = factors(&module.layer.name, matrix, outputs, columns, rank)?;
-                left.extend(of_left);
-                right.extend(of_right);
-            }
-            let pack = |values: &[f32], width| {
-                let matrix = Matrix::row_major(Values::F32(values), queries.count() * rank, width)?;
-                PackedWeights::pack(matrix, Precision::F32)
-            };
-            let (left, right) = (pack(&left, outputs), pack(&right, columns));
-            let (left, right) = (left.map_err(ModelError::from)?, right.map_err(ModelError::from)?);
-            Ok(Form::Factors { rank, left, right })
-        })
+    pub fn low_rank(queries: QueryGradients, rank: usize) -> Result<Self> {
+        let mut all = LowRankQueries::new(rank);
+        all.add(queries)?;
+        all.into_scorer()
     }
 
-    fn new(queries: &QueryGradients, form: impl Fn(&ModuleGradients) -> Result<Form>) -> Result<Self> {
-        let mut modules = BTreeMap::new();
-        for (index, module) in queries.by_index() {
-            expect_finite(module)?;
-            modules.insert(index, form(module)?);
-        }
-        let (layers, queries) = (queries.layers().clone(), queries.count());
-        let modules = Arc::new(modules);
-        Ok(Self { layers, queries, modules, scores: Vec::new(), scratch: Scratch::default() })
+    fn of(layers: Layers, queries: usize, modules: BTreeMap<usize, Form>) -> Self {
+        Self { layers, queries, modules: Arc::new(modules), scores: Vec::new(), scratch: Scratch::default() }
     }
 
     /// How many queries there are.
@@ -151,6 +122,93 @@ impl ExactScorer {
         let mut scores = std::mem::take(&mut self.scores);
         scores.resize(documents * self.queries, 0.0);
         scores.into_iter().map(|score| score as f32).collect()
+    }
+}
+
+impl Form {
+    fn of_whole(queries: usize, module: &ModuleGradients) -> Result<Self> {
+        let (outputs, columns) = (module.layer.outputs, module.layer.columns);
+        let rows = (TILE / columns.max(1)).clamp(1, outputs.max(1));
+        let elements = outputs * columns;
+        let tile = |first: usize| {
+            let count = rows.min(outputs - first) * columns;
+            let layout = Layout { rows: queries, columns: count, row_stride: elements, column_stride: 1 };
+            let values = Values::F32(&module.values[first * columns..]);
+            PackedWeights::pack(Matrix::strided(values, layout)?, Precision::F32)
+        };
+        let tiles = (0..outputs).step_by(rows).map(tile).collect::<Result<Vec<_>, _>>();
+        Ok(Self::Whole { rows, tiles: tiles.map_err(ModelError::from)? })
+    }
+}
+
+/// Queries as matrices of low rank, of which only those that are being added are held whole.
+#[derive(Debug)]
+pub struct LowRankQueries {
+    rank: usize,
+    layers: Option<Layers>,
+    count: usize,
+    /// By the index of the parameter.
+    modules: BTreeMap<usize, FactorsOf>,
+}
+
+/// Of all queries, by one layer.
+#[derive(Debug)]
+struct FactorsOf {
+    rank: usize,
+    outputs: usize,
+    columns: usize,
+    /// `[queries · rank, outputs]`.
+    left: Vec<f32>,
+    /// `[queries · rank, columns]`.
+    right: Vec<f32>,
+}
+
+impl LowRankQueries {
+    /// None yet.
+    pub const fn new(rank: usize) -> Self {
+        Self { rank, layers: None, count: 0, modules: BTreeMap::new() }
+    }
+
+    /// Adds queries whose gradients were preconditioned, behind those that there are; they are of the same layers.
+    ///
+    /// # Errors
+    /// Gradients that are not finite, and an iteration that does not converge.
+    pub fn add(&mut self, queries: QueryGradients) -> Result<()> {
+        let (layers, count, gradients) = queries.into_parts();
+        for (index, module) in gradients {
+            expect_finite(&module, self.count)?;
+            let (outputs, columns) = (module.layer.outputs, module.layer.columns);
+            let rank = self.rank.min(outputs).min(columns);
+            let empty = FactorsOf { rank, outputs, columns, left: Vec::new(), right: Vec::new() };
+            let all = self.modules.entry(index).or_insert(empty);
+            for matrix in module.values.chunks_exact((outputs * columns).max(1)) {
+                let [left, right] = factors(&module.layer.name, matrix, outputs, columns, rank)?;
+                all.left.extend(left);
+                all.right.extend(right);
+            }
+        }
+        self.layers.get_or_insert(layers);
+        self.count += count;
+        Ok(())
+    }
+
+    /// What scores documents against them.
+    ///
+    /// # Errors
+    /// No queries were added.
+    pub fn into_scorer(self) -> Result<ExactScorer> {
+        let Self { layers, count, modules, .. } = self;
+        let pack = |values: &[f32], rows, width| {
+            let packed = Matrix::row_major(Values::F32(values), rows, width);
+            packed.and_then(|matrix| PackedWeights::pack(matrix, Precision::F32)).map_err(ModelError::from)
+        };
+        let form = |FactorsOf { rank, outputs, columns, left, right }| -> Result<Form> {
+            let rows = count * rank;
+            Ok(Form::Factors { rank, left: pack(&left, rows, outputs)?, right: pack(&right, rows, columns)? })
+        };
+        let modules = modules.into_iter().map(|(index, factors)| Ok((index, form(factors)?)));
+        let modules = modules.collect::<Result<_>>()?;
+        Ok(ExactScorer::of(layers.ok_or(CurvatureError::NoQueries)?, count, modules))
     }
 }
 
@@ -264,12 +322,13 @@ fn factors(module: &str, matrix: &[f32], outputs: usize, columns: usize, rank: u
     Ok(if wide { [of_vectors, of_other] } else { [of_other, of_vectors] })
 }
 
-fn expect_finite(module: &ModuleGradients) -> Result<()> {
+/// `before` is how many queries come before those of the module.
+fn expect_finite(module: &ModuleGradients, before: usize) -> Result<()> {
     let Some(place) = module.values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
     let (columns, elements) = (module.layer.columns.max(1), module.layer.elements().max(1));
     Err(CurvatureError::NotFinite {
         module: module.layer.name.clone(),
-        what: format!("the gradient of query {}", place / elements),
+        what: format!("the gradient of query {}", before + place / elements),
         row: place % elements / columns,
         column: place % columns,
         value: f64::from(module.values[place]),

@@ -55,7 +55,7 @@
 //! run(&query, &mut queries)?;
 //! let curvature = Curvature::Ekfac { kfac: &kfac, lambda: &lambda };
 //! curvature.precondition(Compute { workers: &Serial, threads: 1 }, Damping::default(), &mut queries)?;
-//! let mut scorer = ExactScorer::whole(&queries)?;
+//! let mut scorer = ExactScorer::whole(queries)?;
 //! run(&corpus, &mut scorer)?;
 //! println!("{:?}", scorer.take_scores(corpus.documents()));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -83,7 +83,7 @@ mod tests;
 pub use covariance::Covariances;
 pub use damping::{Damping, Inversion};
 pub use error::{CurvatureError, Result};
-pub use exact::ExactScorer;
+pub use exact::{ExactScorer, LowRankQueries};
 pub use factors::{Factor, Factors, Statistic};
 pub use fold::KfacSides;
 pub use gram::{Grams, Mixing, Power, data_inf, gram_power, mean_eigenvalue, mix_grams};

@@ -48,8 +48,9 @@ impl QueryGradients {
         self.modules.values()
     }
 
-    pub(super) fn by_index(&self) -> impl ExactSizeIterator<Item = (usize, &ModuleGradients)> {
-        self.modules.iter().map(|(&index, module)| (index, module))
+    /// The layers, how many queries there are, and the gradients by the index of the parameter: each can be dropped when it was used.
+    pub(super) fn into_parts(self) -> (Layers, usize, BTreeMap<usize, ModuleGradients>) {
+        (self.layers, self.count, self.modules)
     }
 
     pub(super) fn modules_mut(&mut self) -> impl ExactSizeIterator<Item = &mut ModuleGradients> {
@@ -84,6 +85,19 @@ impl QueryGradients {
         };
         let modules = self.modules.iter().map(|(&index, module)| (index, combine(module))).collect();
         Self { layers: self.layers.clone(), count: sums.len(), modules, gradient: Vec::new() }
+    }
+
+    /// Adds the gradients of as many others of the same layers, one to one, in double precision.
+    ///
+    /// # Panics
+    /// Where there are fewer.
+    pub(crate) fn add(&mut self, others: &Self) {
+        for (index, module) in &mut self.modules {
+            let Some(other) = others.modules.get(index) else { continue };
+            for (value, other) in module.values.iter_mut().zip(&other.values) {
+                *value = (f64::from(*value) + f64::from(*other)) as f32;
+            }
+        }
     }
 
     /// Norms of the queries over all layers, in double precision.

@@ -121,7 +121,8 @@ pub struct InfluenceConfig {
     /// Of `identity`, `diagonal`, `kfac_exact` and `ekfac`: whether the gradient of a layer's bias is a further column of that of its weights, as in kronfluence.
     #[serde(default)]
     pub bias: bool,
-    /// Of `identity`, `diagonal`, `kfac_exact` and `ekfac`: queries are replaced by the nearest matrices of this rank, which is faster where there are few queries.
+    /// Of `identity`, `diagonal`, `kfac_exact` and `ekfac`: queries are replaced by the nearest matrices of this rank, which is faster where there are few queries,
+    /// and takes their memory: without it the gradients of all queries are held, 4 bytes for each query and weight, with it about 1 GiB of them at a time.
     #[serde(default)]
     pub rank: Option<usize>,
     /// Only rows that a cheaper method ranks high, and some by chance, are scored; the others have no scores.

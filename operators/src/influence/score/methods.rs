@@ -1,5 +1,7 @@
 //! From queries to what scores documents.
 
+use std::ops::Range;
+
 use gristmill_kernels::gemm::GemmError;
 
 use super::KIND;
@@ -10,15 +12,18 @@ use super::engine::{Engine, Sketched, represent};
 use super::products::{Products, Transform};
 use crate::config::invalid;
 use crate::influence::curvature::{
-    Curvature, CurvatureError, Damping, ExactScorer, Factors, Grams, KfacSides, Layer, Layers, Power, QueryGradients,
-    data_inf, gram_power, mix_grams, scale_by_second_moments,
+    Curvature, CurvatureError, Damping, ExactScorer, Factors, Grams, KfacSides, Layer, Layers, LowRankQueries, Power,
+    QueryGradients, data_inf, gram_power, mix_grams, scale_by_second_moments,
 };
-use crate::influence::queries::{Aggregation, Queries};
+use crate::influence::queries::Queries;
 use crate::influence::sketch::{Projector, Sketch};
 use crate::models::gradients::{Gradient, Tap};
 use crate::models::{Batch, Compute, Model, ModelError, Parameter};
 use crate::scoring::reader::COMPUTE;
 use crate::{OperatorError, ResourceIdentity, Resources, Result};
+
+/// Bytes of whole gradients of queries that are held at a time, at most, unless a single one has more.
+const QUERY_BYTES: usize = 1 << 30;
 
 /// What a method is made from.
 pub(super) struct Ingredients<'a> {
@@ -94,7 +99,7 @@ impl Ingredients<'_> {
                 }
                 let made = represent(self.model, &documents, layer, pool, None).map_err(|error| self.failed(&error))?;
                 let transform = Transform { unit: true, ..Transform::default() };
-                let mut vectors = self.vectors(made)?;
+                let mut vectors = self.vectors(0, made)?;
                 let width = self.model.hidden_size();
                 let products = transform
                     .apply(&mut vectors, width)
@@ -148,7 +153,7 @@ impl Ingredients<'_> {
     ) -> Result<Engine> {
         let mut collect = Sketched { projector: Projector::new(&sketch), products: None };
         let made = run(self.model, documents, &mut collect).map_err(|error| self.failed(&error))?;
-        let mut vectors = self.vectors(made)?;
+        let mut vectors = self.vectors(0, made)?;
         let (of_queries, of_rows) = transforms(&sketch, &vectors)?;
         let width = sketch.width();
         let products = of_queries
@@ -207,13 +212,11 @@ impl Ingredients<'_> {
     }
 
     fn exact(&self, documents: &[Document]) -> Result<Engine> {
-        let mut collect = Gathered(QueryGradients::new(self.layers()?));
-        let made = run(self.model, documents, &mut collect).map_err(|error| self.failed(&error))?;
-        self.vectors(made)?;
-        // Where each query is scored by itself its gradient is what it is.
-        let mut queries = match self.queries.aggregation.combines() {
-            true => collect.0.combined(&self.queries.aggregation.shares()),
-            false => collect.0,
+        let aggregation = &self.queries.aggregation;
+        let (layers, rank) = (self.layers()?, self.config.rank);
+        let at_once = match rank {
+            None if !aggregation.combines() => documents.len(),
+            _ => self.queries_at_once()?,
         };
         let curvature = match self.config.method {
             Method::Diagonal => Curvature::Diagonal(self.statistics()?),
@@ -221,20 +224,57 @@ impl Ingredients<'_> {
             Method::Ekfac => Curvature::Ekfac { kfac: self.factors()?, lambda: self.statistics()? },
             _ => Curvature::Identity,
         };
-        curvature.precondition(COMPUTE, self.damping(), &mut queries).map_err(statistic)?;
-        let scorer = match self.config.rank {
-            Some(rank) => ExactScorer::low_rank(&queries, rank),
-            None => ExactScorer::whole(&queries),
+        let precondition =
+            |queries: &mut QueryGradients| curvature.precondition(COMPUTE, self.damping(), queries).map_err(statistic);
+        let (shares, mut combined) = (aggregation.shares(), None::<QueryGradients>);
+        let (mut whole, mut of_low_rank) = (None, LowRankQueries::new(rank.unwrap_or_default()));
+        for (number, some) in documents.chunks(at_once.max(1)).enumerate() {
+            let first = number * at_once;
+            let mut collect = Gathered(QueryGradients::new(layers.clone()));
+            let made = run(self.model, some, &mut collect).map_err(|error| self.failed(&error))?;
+            self.vectors(first, made)?;
+            let mut queries = collect.0;
+            // Where each query is scored by itself its gradient is what it is.
+            if aggregation.combines() {
+                let sums = queries.combined(&within(&shares, first..first + some.len()));
+                match &mut combined {
+                    Some(combined) => combined.add(&sums),
+                    none => *none = Some(sums),
+                }
+                continue;
+            }
+            precondition(&mut queries)?;
+            match rank {
+                Some(_) => of_low_rank.add(queries).map_err(statistic)?,
+                None => whole = Some(queries),
+            }
+        }
+        if let Some(mut queries) = combined {
+            precondition(&mut queries)?;
+            match rank {
+                Some(_) => of_low_rank.add(queries).map_err(statistic)?,
+                None => whole = Some(queries),
+            }
+        }
+        let scorer = match whole {
+            Some(queries) => ExactScorer::whole(queries),
+            None => of_low_rank.into_scorer(),
         };
-        let aggregation: Aggregation = self.queries.aggregation.clone();
-        Ok(Engine::Exact { scorer: scorer.map_err(statistic)?, aggregation })
+        Ok(Engine::Exact { scorer: scorer.map_err(statistic)?, aggregation: aggregation.clone() })
     }
 
-    /// The vectors of all queries, one behind the other.
-    fn vectors(&self, made: Vec<Result<Made, String>>) -> Result<Vec<f32>> {
+    /// How many queries' gradients are held whole where they need not all be.
+    fn queries_at_once(&self) -> Result<usize> {
+        let taken = self.config.modules.of(self.model).map_err(|message| invalid(KIND, "modules", message))?;
+        let bytes = taken.iter().map(|(_, parameter)| parameter.elements()).sum::<usize>() * size_of::<f32>();
+        Ok((QUERY_BYTES / bytes.max(1)).max(1))
+    }
+
+    /// The vectors of queries, one behind the other; so many come before them.
+    fn vectors(&self, before: usize, made: Vec<Result<Made, String>>) -> Result<Vec<f32>> {
         let path = &self.config.queries.path;
         let mut vectors = Vec::new();
-        for (number, made) in made.into_iter().enumerate() {
+        for (number, made) in (before..).zip(made) {
             let failed = |message| OperatorError::Resource {
                 location: path.clone(),
                 message: format!("row {number}: it cannot be scored with this model: {message}"),
@@ -247,6 +287,15 @@ impl Ingredients<'_> {
     fn failed(&self, error: &ModelError) -> OperatorError {
         OperatorError::Resource { location: self.config.model.clone(), message: error.to_string() }
     }
+}
+
+/// What is said of some queries, which are numbered from the first of them on.
+fn within(shares: &[Vec<(usize, f64)>], queries: Range<usize>) -> Vec<Vec<(usize, f64)>> {
+    let of_some = |parts: &Vec<(usize, f64)>| {
+        let some = parts.iter().filter(|(query, _)| queries.contains(query));
+        some.map(|&(query, share)| (query - queries.start, share)).collect()
+    };
+    shares.iter().map(of_some).collect()
 }
 
 /// Gathers the whole gradients of queries.
@@ -285,4 +334,16 @@ fn statistic(error: CurvatureError) -> OperatorError {
 
 fn product(error: GemmError) -> OperatorError {
     invalid(KIND, "queries", error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::within;
+
+    #[test]
+    fn shares_of_some_queries_count_from_the_first_of_them() {
+        let shares = [vec![(0, 0.5), (2, 0.5)], vec![(1, 1.0)]];
+        assert_eq!(within(&shares, 0..2), [vec![(0, 0.5)], vec![(1, 1.0)]]);
+        assert_eq!(within(&shares, 2..3), [vec![(0, 0.5)], vec![]]);
+    }
 }

@@ -263,8 +263,8 @@ fn preconditioned_scores_are_those_of_explicit_matrices() {
             let all_ranks =
                 preconditioned.modules().map(|module| module.layer.outputs.min(module.layer.columns)).max().unwrap();
             for mut scorer in [
-                ExactScorer::whole(&preconditioned).unwrap(),
-                ExactScorer::low_rank(&preconditioned, all_ranks).unwrap(),
+                ExactScorer::whole(preconditioned.clone()).unwrap(),
+                ExactScorer::low_rank(preconditioned.clone(), all_ranks).unwrap(),
             ] {
                 let mut batch = Vec::new();
                 let mut sizes = Vec::new();

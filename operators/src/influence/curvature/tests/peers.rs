@@ -96,7 +96,7 @@ fn factors_and_scores_are_those_of_kronfluence() {
             });
             let mut preconditioned = queries(&model, &asked, true);
             curvature.precondition(ALONE, damping, &mut preconditioned).unwrap();
-            let mut scorer = ExactScorer::whole(&preconditioned).unwrap();
+            let mut scorer = ExactScorer::whole(preconditioned.clone()).unwrap();
             run(&model, &corpus, 8, &mut scorer, |_| ());
             let scores: Vec<f64> = scorer.take_scores(8).into_iter().map(f64::from).collect();
             let what = format!("{name} {strategy} {damping:?}");

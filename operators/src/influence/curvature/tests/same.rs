@@ -1,7 +1,9 @@
 //! The same bits however documents are put into batches, and the same sums of parts.
 
 use super::*;
-use crate::influence::curvature::{Curvature, CurvatureError, Damping, ExactScorer, Inversion, Statistic};
+use crate::influence::curvature::{
+    Curvature, CurvatureError, Damping, ExactScorer, Inversion, LowRankQueries, Statistic,
+};
 
 #[test]
 fn batches_do_not_matter() {
@@ -16,8 +18,8 @@ fn batches_do_not_matter() {
         curvature.precondition(ALONE, Damping::default(), &mut preconditioned).unwrap();
         let scores = |together: usize, rank: Option<usize>| {
             let mut scorer = match rank {
-                None => ExactScorer::whole(&preconditioned).unwrap(),
-                Some(rank) => ExactScorer::low_rank(&preconditioned, rank).unwrap(),
+                None => ExactScorer::whole(preconditioned.clone()).unwrap(),
+                Some(rank) => ExactScorer::low_rank(preconditioned.clone(), rank).unwrap(),
             };
             let mut scores = Vec::new();
             for documents in corpus.chunks(together) {
@@ -67,9 +69,9 @@ fn ranks_are_nearer_the_higher_they_are() {
         run(&model, &corpus, 12, &mut scorer, |_| ());
         scorer.take_scores(12)
     };
-    let exact = scores(ExactScorer::whole(&preconditioned).unwrap());
+    let exact = scores(ExactScorer::whole(preconditioned.clone()).unwrap());
     let distance = |rank| {
-        let scores = scores(ExactScorer::low_rank(&preconditioned, rank).unwrap());
+        let scores = scores(ExactScorer::low_rank(preconditioned.clone(), rank).unwrap());
         scores.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
     };
     let distances: Vec<f64> = [1, 4, 64].map(distance).to_vec();
@@ -118,4 +120,34 @@ fn what_cannot_be_used_is_named() {
         .collect();
     let error = broken.with_eigenvectors().unwrap_err().to_string();
     assert!(error.contains("gradient_covariance") && error.contains("NaN") && error.contains("column 1"), "{error}");
+}
+
+/// Queries that come one after another have the bits of those that come together, and sums of parts those of a sum to rounding.
+#[test]
+fn queries_may_come_some_at_a_time() {
+    for name in MODELS {
+        let model = load(name);
+        let (corpus, asked) = (documents(&model, 3, 4), documents(&model, 5, 5));
+        let scores = |scorer: &mut ExactScorer| {
+            run(&model, &corpus, 3, scorer, |_| ());
+            scorer.take_scores(corpus.len())
+        };
+        let together = scores(&mut ExactScorer::low_rank(queries(&model, &asked, true), 2).unwrap());
+        let mut apart = LowRankQueries::new(2);
+        for some in asked.chunks(2) {
+            apart.add(queries(&model, some, true)).unwrap();
+        }
+        assert_eq!(scores(&mut apart.into_scorer().unwrap()), together, "{name}");
+
+        let mean = queries(&model, &asked, true).combined(&[(0..5).map(|query| (query, 0.2)).collect()]);
+        let mut sum = queries(&model, &asked[..2], true).combined(&[vec![(0, 0.2), (1, 0.2)]]);
+        sum.add(&queries(&model, &asked[2..], true).combined(&[vec![(0, 0.2), (1, 0.2), (2, 0.2)]]));
+        for (sum, mean) in sum.modules().zip(mean.modules()) {
+            let largest = mean.values.iter().fold(0_f32, |most, value| most.max(value.abs()));
+            for (sum, mean) in sum.values.iter().zip(&mean.values) {
+                assert!((sum - mean).abs() <= 1e-6 * largest, "{name}: {sum} and {mean}");
+            }
+        }
+    }
+    assert!(matches!(LowRankQueries::new(1).into_scorer(), Err(CurvatureError::NoQueries)));
 }
