@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,11 +9,10 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use gristmill_kernels::workers::{Serial, Threads};
-use half::bf16;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use serde_json::{Value, json};
 
+use super::deberta_fixture::{Fixture, MODELS, write_weights};
 use super::disentangled::{Distances, Shared};
 use super::{Batch, Compute, LoadOptions, Model, Precision};
 use crate::scoring::{ClassifyKind, EmbedKind};
@@ -22,105 +20,8 @@ use crate::{OperatorSpec, Registry, Resources, apply, conformance};
 
 const ALONE: Compute<'static> = Compute { workers: &Serial, threads: 1 };
 
-/// Models of the fixture, and how many outputs their classifiers have.
-const MODELS: [(&str, Option<usize>); 6] = [
-    ("v3", Some(1)),
-    ("v2-xlarge", Some(3)),
-    ("own-projections", Some(3)),
-    ("queries-alone", None),
-    ("keys-alone", None),
-    ("contents-alone", None),
-];
-
-struct Fixture {
-    bytes: Vec<u8>,
-    metadata: HashMap<String, String>,
-}
-
-impl Fixture {
-    fn read() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/models/testdata/deberta.safetensors");
-        let bytes = std::fs::read(path).unwrap();
-        let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
-        Self { bytes, metadata }
-    }
-
-    fn floats(&self, name: &str) -> Vec<f32> {
-        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
-        let bytes = tensors.tensor(name).unwrap().data();
-        bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
-    }
-
-    fn texts(&self) -> Vec<Vec<u32>> {
-        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
-        let ids = |number: usize| -> Vec<u32> {
-            let bytes = tensors.tensor(&format!("ids.{number}")).unwrap().data();
-            bytes.chunks_exact(8).map(|eight| i64::from_le_bytes(eight.try_into().unwrap()) as u32).collect()
-        };
-        (0..3).map(ids).collect()
-    }
-
-    fn config(&self, model: &str) -> Value {
-        serde_json::from_str(&self.metadata[model]).unwrap()
-    }
-
-    /// Names and shapes of a model's tensors.
-    fn shapes(&self, model: &str) -> BTreeMap<String, Vec<usize>> {
-        let shapes: BTreeMap<String, Vec<usize>> =
-            serde_json::from_str(&self.metadata[&format!("{model}/shapes")]).unwrap();
-        let each = |(name, shape): (String, Vec<usize>)| {
-            let count = if name.contains('*') { 2 } else { 1 };
-            (0..count).map(move |layer| (name.replace('*', &layer.to_string()), shape.clone()))
-        };
-        shapes.into_iter().flat_map(each).collect()
-    }
-
-    /// A folder with the model.
-    fn folder(&self, model: &str, config: &Value, dtype: Dtype) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        write_weights(folder.path(), self.shapes(model), dtype);
-        folder
-    }
-
-    fn model(&self, model: &str) -> Model {
-        load(self.folder(model, &self.config(model), Dtype::F32).path(), Precision::F32)
-    }
-}
-
-fn write_weights(folder: &Path, shapes: BTreeMap<String, Vec<usize>>, dtype: Dtype) {
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = shapes
-        .into_iter()
-        .map(|(name, shape)| {
-            let values = values(&name, shape.iter().product());
-            let bytes = match dtype {
-                Dtype::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-                _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            };
-            (name, shape, bytes)
-        })
-        .collect();
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| (name.as_str(), TensorView::new(dtype, shape.clone(), bytes).unwrap()));
-    let bytes = safetensors::serialize(views, None).unwrap();
-    std::fs::write(folder.join("model.safetensors"), bytes).unwrap();
-}
-
-/// The elements of a tensor, as `make_deberta.py` makes them.
-fn values(name: &str, count: usize) -> Vec<f32> {
-    let hashed = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let mean = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
-    let scale = if name.contains("embeddings.weight") { 2.0 } else { 0.75 };
-    let value = |i: usize| {
-        let mut x = (i as u32).wrapping_mul(2_654_435_761).wrapping_add(hashed);
-        for _ in 0..2 {
-            x = (x ^ (x >> 16)).wrapping_mul(0x045d_9f3b);
-        }
-        x ^= x >> 16;
-        ((x >> 8) as f32 / 16_777_216.0 - 0.5) * scale + mean
-    };
-    (0..count).map(value).collect()
+fn model(fixture: &Fixture, name: &str) -> Model {
+    load(fixture.folder(name, &fixture.config(name), Dtype::F32).path(), Precision::F32)
 }
 
 fn load(folder: &Path, precision: Precision) -> Model {
@@ -145,7 +46,7 @@ fn every_setting_gives_the_hidden_states_and_logits_of_transformers() {
     let fixture = Fixture::read();
     let batch = packed(&fixture.texts());
     for (name, outputs) in MODELS {
-        let model = fixture.model(name);
+        let model = model(&fixture, name);
         assert_eq!((model.kind(), model.layers()), ("deberta-v2", 2));
         let mut states = 0;
         model
@@ -164,7 +65,7 @@ fn every_setting_gives_the_hidden_states_and_logits_of_transformers() {
             assert!(off <= 1e-5, "{name}, logits: {off:e}");
         }
     }
-    assert_eq!(fixture.model("v3").problem(), Some("regression"));
+    assert_eq!(model(&fixture, "v3").problem(), Some("regression"));
 }
 
 #[test]
@@ -175,7 +76,7 @@ fn a_text_has_the_same_bits_alone_and_in_a_batch_and_on_threads() {
     let texts = [fixture.texts(), vec![Vec::new(), long]].concat();
     let threads = Threads::new(2);
     for (name, _) in MODELS {
-        let model = fixture.model(name);
+        let model = model(&fixture, name);
         let texts: Vec<Vec<u32>> =
             texts.iter().filter(|text| model.most_positions().is_none_or(|most| text.len() <= most)).cloned().collect();
         assert_eq!(texts.len() == 5, ["v3", "v2-xlarge", "keys-alone"].contains(&name), "{name}");
@@ -194,7 +95,7 @@ fn half_precision_changes_results_by_its_rounding() {
     let fixture = Fixture::read();
     let batch = packed(&fixture.texts());
     for (name, _) in MODELS {
-        let single = fixture.model(name).hidden_states(ALONE, &batch).unwrap();
+        let single = model(&fixture, name).hidden_states(ALONE, &batch).unwrap();
         let stored = fixture.folder(name, &fixture.config(name), Dtype::BF16);
         for model in [load(stored.path(), Precision::F32), load(stored.path(), Precision::Bf16)] {
             let off = difference(&single, &model.hidden_states(ALONE, &batch).unwrap());
@@ -207,9 +108,9 @@ fn half_precision_changes_results_by_its_rounding() {
 #[test]
 fn texts_may_be_longer_than_the_model_was_trained_with_where_positions_are_relative() {
     let fixture = Fixture::read();
-    let relative = fixture.model("v3");
+    let relative = model(&fixture, "v3");
     assert_eq!((relative.most_positions(), relative.trained_positions()), (None, Some(16)));
-    let absolute = fixture.model("own-projections");
+    let absolute = model(&fixture, "own-projections");
     assert_eq!((absolute.most_positions(), absolute.trained_positions()), (Some(32), Some(32)));
     let error = absolute.hidden_states(ALONE, &Batch::of(&[5; 33])).unwrap_err().to_string();
     assert!(error.contains("is 33, and at most 32"), "{error}");
@@ -219,7 +120,7 @@ fn texts_may_be_longer_than_the_model_was_trained_with_where_positions_are_relat
 fn both_spellings_of_terms_and_the_forms_of_both_generations_are_read() {
     let fixture = Fixture::read();
     let batch = packed(&fixture.texts());
-    let expected = fixture.model("v3").classify(ALONE, &batch).unwrap();
+    let expected = model(&fixture, "v3").classify(ALONE, &batch).unwrap();
     let older = |config: &mut Value| {
         config["pos_att_type"] = json!("c2p | P2C");
         config["torch_dtype"] = config["dtype"].take();
@@ -280,15 +181,6 @@ fn a_folder_with_its_tokenizer_is_read_by_the_operators() {
     assert!(highest > lowest, "{highest} {lowest}");
     let [highest, lowest] = scored(json!({"model": folder.path(), "context_length": 512}));
     assert_eq!(highest, lowest);
-}
-
-#[test]
-fn gradients_are_refused_by_name() {
-    let fixture = Fixture::read();
-    let folder = fixture.folder("v3", &fixture.config("v3"), Dtype::F32);
-    let options = LoadOptions { gradients: true, ..LoadOptions::default() };
-    let error = Model::load(&folder.path().to_string_lossy(), &Resources::local(), options).unwrap_err().to_string();
-    assert!(error.contains("relative positions in attention have none"), "{error}");
 }
 
 #[test]

@@ -62,6 +62,20 @@ impl HeadActivation {
         }
         Ok(())
     }
+
+    /// The gradient of values, given what they were, becomes that of what they were.
+    pub(crate) fn backward(self, compute: Compute<'_>, x: &[f32], delta: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Tanh => delta.iter_mut().zip(x).for_each(|(delta, x)| *delta *= 1.0 - x.tanh().powi(2)),
+            Self::Relu => delta.iter_mut().zip(x).filter(|(_, x)| **x <= 0.0).for_each(|(delta, _)| *delta = 0.0),
+            Self::Gelu => {
+                let dy = delta.to_vec();
+                let slices = glu::Backward { x, dy: &dy[..], dx: delta, up: None };
+                Activation::GeluErf.backward(compute.workers, slices)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Head {
@@ -176,4 +190,33 @@ pub(crate) struct Activated {
     pub(crate) active: Vec<f32>,
     pub(crate) normed: Vec<f32>,
     pub(crate) logits: Vec<f32>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::HeadActivation;
+    use crate::models::tests::ALONE;
+
+    #[test]
+    fn slopes_of_activations_are_those_of_their_values() {
+        // No step crosses the kink at 0.
+        let x: Vec<f32> = (-20..20).map(|i| (i as f32 + 0.5) / 8.0).collect();
+        let step = 1.0 / 64.0;
+        for activation in [HeadActivation::Tanh, HeadActivation::Relu, HeadActivation::Gelu] {
+            let at = |by: f32| {
+                let mut values: Vec<f32> = x.iter().map(|x| x + by).collect();
+                activation.apply(ALONE, &mut values).unwrap();
+                values
+            };
+            let mut delta: Vec<f32> = x.iter().map(|x| 2.0 - x).collect();
+            activation.backward(ALONE, &x, &mut delta).unwrap();
+            for ((x, delta), (above, below)) in x.iter().zip(&delta).zip(at(step).iter().zip(&at(-step))) {
+                let expected = (2.0 - x) * (above - below) / (2.0 * step);
+                // The third derivative times a sixth of the step squared, and rounding.
+                assert!((delta - expected).abs() < 5e-4, "{activation:?} {x}: {delta}, expected {expected}");
+            }
+        }
+    }
 }

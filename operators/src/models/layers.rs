@@ -123,9 +123,11 @@ pub(crate) struct Layer {
 impl Layer {
     /// All linear layers of it.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        let Attention { query, key, value, output, .. } = &self.attention;
+        let Attention { query, key, value, output, relative, .. } = &self.attention;
         let FeedForward { gate, up, down, .. } = &self.feed_forward;
-        [Some(query), Some(key), Some(value), Some(output), gate.as_ref(), Some(up), Some(down)].into_iter().flatten()
+        let all = [Some(query), Some(key), Some(value), Some(output), gate.as_ref(), Some(up), Some(down)];
+        let own = relative.as_ref().map_or([None; 2], Disentangled::own);
+        all.into_iter().chain(own).flatten()
     }
 }
 

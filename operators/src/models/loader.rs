@@ -56,6 +56,11 @@ impl<'a> Loader<'a> {
         format!("{}{name}", self.prefix)
     }
 
+    /// Whether gradients are wanted.
+    pub(crate) const fn gradients(&self) -> bool {
+        self.options.gradients
+    }
+
     /// Whether the model's files have a tensor of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.weights.has(&self.name(name))
@@ -120,17 +125,9 @@ impl<'a> Loader<'a> {
         self.fuse(name, weights, delta, [outputs, inputs], Stored::Inputs, Bias::Required)
     }
 
-    /// A convolution over tokens, stored `[out, in, kernel]`, as the linear layer of `[kernel, in]` to out; never in four bits.
+    /// A convolution over tokens, stored `[out, in, kernel]`, as the linear layer of `[in, kernel]` to out; never in four bits.
     pub(crate) fn convolution(&self, name: &str, hidden: usize, kernel: usize) -> Result<Linear> {
-        let stored = self.tensor(&format!("{name}.weight"), &[hidden, hidden, kernel])?;
-        let mut weights = vec![0.0; stored.len()];
-        for (row, stored) in weights.chunks_exact_mut(kernel * hidden).zip(stored.chunks_exact(hidden * kernel)) {
-            for (input, places) in stored.chunks_exact(kernel).enumerate() {
-                for (place, &value) in places.iter().enumerate() {
-                    row[place * hidden + input] = value;
-                }
-            }
-        }
+        let weights = self.tensor(&format!("{name}.weight"), &[hidden, hidden, kernel])?;
         let bias = self.vector(&format!("{name}.bias"), hidden)?;
         let weight = self.parameter(&format!("{name}.weight"), &[hidden, hidden, kernel], ParameterKind::Linear);
         let module = Module {

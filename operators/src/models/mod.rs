@@ -46,6 +46,8 @@ mod transformer;
 mod weights;
 
 #[cfg(test)]
+mod deberta_fixture;
+#[cfg(test)]
 mod deberta_tests;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -189,13 +191,6 @@ impl Model {
             return Err(
                 config.unsupported(key, format!("heads of 1 to {WIDEST_HEAD} elements each (these have {width})"))
             );
-        }
-        if options.gradients && transformer.layers.iter().any(|layer| layer.attention.relative.is_some()) {
-            return Err(ModelError::NotDifferentiated { what: "relative positions in attention" });
-        }
-        let embeddings = &transformer.embeddings;
-        if options.gradients && (embeddings.projection.is_some() || embeddings.convolution.is_some()) {
-            return Err(ModelError::NotDifferentiated { what: "projections and convolutions of embeddings" });
         }
         let problem = config.text("problem_type")?.map(str::to_owned);
         let parameters = loader.parameters();

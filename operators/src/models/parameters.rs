@@ -16,7 +16,7 @@ pub enum ParameterKind {
     Linear,
     /// A bias, or the weight of a norm.
     Vector,
-    /// A table of which tokens, positions or segments are rows; that of tokens is the head of a language model, too, where they are tied.
+    /// A table of which tokens, positions, distances or segments are rows; that of tokens is the head of a language model, too, where they are tied.
     Embedding,
     /// The head of a language model, where it has weights of its own.
     Head,

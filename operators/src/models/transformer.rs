@@ -187,7 +187,7 @@ impl Transformer {
             let rows = Rows { offsets: batch.offsets(), kept };
             self.layer(compute, layer, &angles, rows, Purpose::Result, &mut x, &mut memory)?;
             if let (Some(convolution), Some(convolved)) = (convolution, convolved.take()) {
-                convolution.add(compute, &convolved, &mut x)?;
+                convolution.add(compute, &convolved, &mut x, &mut memory.other)?;
             }
             each(number + 1, &x);
         }
@@ -208,6 +208,15 @@ impl Transformer {
 
     /// The same before the embeddings' norm.
     pub(crate) fn embed_unnormed(&self, compute: Compute<'_>, batch: &Batch) -> Result<Vec<f32>> {
+        let x = self.look_up(batch);
+        let Some(projection) = &self.embeddings.projection else { return Ok(x) };
+        let mut projected = Vec::new();
+        projection.forward(compute, &x, &mut projected)?;
+        Ok(projected)
+    }
+
+    /// Sums of the rows of the tables, `[tokens, width of the tables]`.
+    pub(crate) fn look_up(&self, batch: &Batch) -> Vec<f32> {
         let embeddings = &self.embeddings;
         let width = embeddings.projection.as_ref().map_or(self.hidden, Linear::inputs);
         let row = |table: &'_ [f32], row: usize| -> std::ops::Range<usize> {
@@ -229,10 +238,7 @@ impl Transformer {
                 x[start..].iter_mut().zip(other).for_each(|(x, other)| *x += other);
             }
         }
-        let Some(projection) = &embeddings.projection else { return Ok(x) };
-        let mut projected = Vec::new();
-        projection.forward(compute, &x, &mut projected)?;
-        Ok(projected)
+        x
     }
 
     /// Runs a layer.
@@ -315,7 +321,12 @@ fn before<'a>(compute: Compute<'_>, norm: &Option<Norm>, x: &'a [f32], normed: &
 }
 
 /// Norms rows, and leaves what they were.
-fn after(compute: Compute<'_>, norm: &Option<Norm>, x: &mut Vec<f32>, unnormed: &mut Vec<f32>) -> Result<()> {
+pub(crate) fn after(
+    compute: Compute<'_>,
+    norm: &Option<Norm>,
+    x: &mut Vec<f32>,
+    unnormed: &mut Vec<f32>,
+) -> Result<()> {
     if let Some(norm) = norm {
         norm.forward(compute, x, unnormed)?;
         std::mem::swap(x, unnormed);
@@ -365,7 +376,12 @@ fn attend(
     context.resize(queries.len(), 0.0);
     let Rows { offsets, kept } = rows;
     if let Some(relative) = &attention.relative {
-        return relative.forward(compute, heads, offsets, [queries, keys, values], context, disentangled);
+        relative.forward(compute, heads, offsets, [queries, keys, values], context, disentangled)?;
+        if keep {
+            // A backward pass makes it again, and as many layers as are kept would hold it.
+            *disentangled = disentangled::Memory::default();
+        }
+        return Ok(());
     }
     if let Some((kept, layer)) = kept {
         return kept.attend(compute, layer, attention.kernel(), offsets, [queries, keys, values], context);

@@ -1,5 +1,7 @@
 //! DeBERTa-v2 and DeBERTa-v3 (He and others, 2021): attention to contents and to relative positions.
 
+use std::sync::Arc;
+
 use gristmill_kernels::attention::Mask;
 use gristmill_kernels::glu::Activation;
 use gristmill_kernels::norms::NormKind;
@@ -10,7 +12,7 @@ use serde_json::Value;
 use super::{Assembled, activation};
 use crate::models::config::Config;
 use crate::models::convolution::Convolution;
-use crate::models::disentangled::{Disentangled, Distances, Shared};
+use crate::models::disentangled::{Disentangled, Distances, Embedded, Made, Shared};
 use crate::models::error::Result;
 use crate::models::heads::{Classifier, Head, HeadActivation};
 use crate::models::layers::{Attention, Bias, Compute, FeedForward, Heads, Layer, Order};
@@ -30,11 +32,10 @@ struct Terms {
     from_position: bool,
 }
 
-/// Embeddings of distances, the same for all layers.
+/// What is the same for all layers.
 struct Relative {
     distances: Distances,
-    /// `[rows, hidden]`.
-    table: Vec<f32>,
+    embedded: Arc<Embedded>,
     terms: Terms,
     /// Whether a layer makes keys and queries of them with its layers for contents.
     shared_projections: bool,
@@ -57,7 +58,9 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
     let inner = config.count(&["intermediate_size"])?;
     let epsilon = config.number(&["layer_norm_eps"])?.unwrap_or(1e-7);
     let activation = activation(config, "hidden_act", Activation::GeluErf)?;
-    let terms = terms(config)?;
+    let layers = config.size(&["num_hidden_layers"])?;
+    // Without layers nothing attends, and there is nothing to convolve beside.
+    let terms = if layers > 0 { terms(config)? } else { Terms::default() };
     let number = 1 + usize::from(terms.to_position) + usize::from(terms.from_position);
     let heads = Heads { queries: heads, keys: heads, width, scale: ((width * number) as f32).sqrt().recip() };
 
@@ -97,7 +100,8 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
             },
         })
     };
-    let layers = (0..config.size(&["num_hidden_layers"])?).map(layer).collect::<Result<_>>()?;
+    let convolution = (layers > 0).then(|| convolution(config, &encoder, hidden, epsilon)).transpose()?.flatten();
+    let layers = (0..layers).map(layer).collect::<Result<Vec<_>>>()?;
     let positions = config.count(&["max_position_embeddings"])?;
     let absolute = config.flag("position_biased_input", true)?;
     let transformer = Transformer {
@@ -106,7 +110,7 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
         // Relative positions alone have no end.
         most_positions: absolute.then_some(positions),
         embeddings: Embeddings {
-            convolution: convolution(config, &encoder, hidden, epsilon)?,
+            convolution,
             trained_positions: Some(positions),
             norm: Some(norm(&model, "embeddings.LayerNorm")?),
             ..embeddings(config, &model.at("embeddings"), hidden, absolute.then_some(positions))?
@@ -131,6 +135,7 @@ pub(super) fn assemble(config: &Config, loader: &Loader<'_>) -> Result<Assembled
             || name.ends_with("position_ids")
             || (matches!(head, Head::None) && name.starts_with("pooler."))
             || (!absolute && name.ends_with("embeddings.position_embeddings.weight"))
+            || (transformer.layers.is_empty() && name.contains("encoder.conv."))
     });
     Ok(Assembled { transformer, head })
 }
@@ -205,16 +210,10 @@ fn relative(
         return Ok(None);
     }
     let distances = distances(config)?;
-    let rows = encoder.table("rel_embeddings", distances.rows(), hidden)?;
-    let table = if normed {
-        let mut table = Vec::new();
-        let norm = encoder.norm("LayerNorm", NormKind::Layer, hidden, epsilon, Bias::Required)?;
-        norm.forward(ALONE, &rows, &mut table)?;
-        table
-    } else {
-        rows.values
-    };
-    Ok(Some(Relative { distances, table, terms, shared_projections: config.flag("share_att_key", false)? }))
+    let table = encoder.table("rel_embeddings", distances.rows(), hidden)?;
+    let norm = || encoder.norm("LayerNorm", NormKind::Layer, hidden, epsilon, Bias::Required);
+    let embedded = Arc::new(Embedded::new(ALONE, table, normed.then(norm).transpose()?)?);
+    Ok(Some(Relative { distances, embedded, terms, shared_projections: config.flag("share_att_key", false)? }))
 }
 
 /// A whole number for which -1 says that there is none.
@@ -247,22 +246,24 @@ fn distances(config: &Config) -> Result<Distances> {
 impl Relative {
     /// What a layer makes of them.
     fn layer(&self, own: &Loader<'_>, heads: Heads, query: &Linear, key: &Linear) -> Result<Disentangled> {
-        let project = |wanted: bool, shared: &Linear, name: &str| -> Result<Option<Vec<f32>>> {
+        let gradients = own.gradients();
+        let make = |wanted: bool, shared: &Linear, name: &str| -> Result<Option<Made>> {
             if !wanted {
                 return Ok(None);
             }
-            let mut projected = Vec::new();
-            if self.shared_projections {
-                shared.forward(ALONE, &self.table, &mut projected)?;
-            } else {
-                let layer = own.linear(name, shared.inputs(), shared.outputs(), Bias::Required)?;
-                layer.forward(ALONE, &self.table, &mut projected)?;
-            }
-            Ok(Some(projected))
+            let load = || own.linear(name, shared.inputs(), shared.outputs(), Bias::Required);
+            let own = (!self.shared_projections).then(load).transpose()?;
+            let mut made = Vec::new();
+            own.as_ref().unwrap_or(shared).forward(ALONE, self.embedded.values(), &mut made)?;
+            // Without gradients they are needed no more.
+            Ok(Some(Made::new(heads, &made, own.filter(|_| gradients))))
         };
-        let keys = project(self.terms.to_position, key, "pos_key_proj")?;
-        let queries = project(self.terms.from_position, query, "pos_query_proj")?;
-        Ok(Disentangled::new(self.distances, heads, keys.as_deref(), queries.as_deref()))
+        Ok(Disentangled {
+            distances: self.distances,
+            keys: make(self.terms.to_position, key, "pos_key_proj")?,
+            queries: make(self.terms.from_position, query, "pos_query_proj")?,
+            embedded: gradients.then(|| Arc::clone(&self.embedded)),
+        })
     }
 }
 

@@ -1,13 +1,12 @@
 //! The loss of a classifier and its gradient: pooled states, perhaps a layer and a norm, and an output for each label.
 
-use gristmill_kernels::glu::{self, Activation};
 use gristmill_kernels::pool::Pool;
 
 use super::loss::{Loss, Losses, expect_length};
 use super::pass::Pass;
 use super::tap::range;
 use crate::models::error::{ModelError, Result};
-use crate::models::heads::{Activated, Classifier, HeadActivation};
+use crate::models::heads::{Activated, Classifier};
 
 /// What a classifier computed, and the gradient of its logits.
 #[derive(Debug)]
@@ -92,19 +91,7 @@ impl Pass<'_> {
         classifier.output.backward(compute, gradient, &mut delta)?;
         self.norm(&classifier.norm, active_or_pooled, &mut delta, &rows, 1)?;
         if let Some((dense, activation)) = &classifier.dense {
-            match activation {
-                HeadActivation::Tanh => delta.iter_mut().zip(active).for_each(|(delta, y)| *delta *= 1.0 - y * y),
-                HeadActivation::Relu => delta.iter_mut().zip(inner).for_each(|(delta, &x)| {
-                    if x <= 0.0 {
-                        *delta = 0.0;
-                    }
-                }),
-                HeadActivation::Gelu => {
-                    let dy = delta.clone();
-                    let slices = glu::Backward { x: &inner[..], dy: &dy[..], dx: &mut delta[..], up: None };
-                    Activation::GeluErf.backward(compute.workers, slices)?;
-                }
-            }
+            activation.backward(compute, inner, &mut delta)?;
             self.linear(&[(dense, &delta)], pooled, &rows)?;
             if need {
                 let dy = std::mem::take(&mut delta);

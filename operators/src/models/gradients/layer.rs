@@ -5,6 +5,7 @@ use gristmill_kernels::glu;
 use gristmill_kernels::residual;
 use gristmill_kernels::rotary::Direction;
 
+use super::distances::Reached;
 use super::pass::Pass;
 use crate::models::error::Result;
 use crate::models::layers::{Attention, FeedForward, Layer, Order};
@@ -28,6 +29,8 @@ pub(super) struct Deltas {
     gate: Vec<f32>,
     up: Vec<f32>,
     other: Vec<f32>,
+    /// Of what attention reads of distances.
+    pub(super) reached: Reached,
 }
 
 /// A layer that was run, and what it left.
@@ -57,9 +60,10 @@ impl Pass<'_> {
 
     /// Whether anything is wanted of what comes before attention itself.
     fn wants_heads(&self, attention: &Attention) -> bool {
-        let Attention { query, key, value, query_norm, key_norm, .. } = attention;
+        let Attention { query, key, value, query_norm, key_norm, relative, .. } = attention;
         [query, key, value].into_iter().any(|linear| self.wants_linear(linear))
             || [query_norm, key_norm].into_iter().any(|norm| self.wants_norm(norm))
+            || relative.as_ref().is_some_and(|relative| self.wants_relative(relative))
     }
 
     /// Goes back through a layer: `stream`, the gradient of what it left, becomes that of what it read if that is wanted `below`, and is
@@ -159,27 +163,17 @@ impl Pass<'_> {
         if !need && !self.wants_heads(attention) {
             return Ok(());
         }
-        let Deltas { input, inner, queries, keys, values, other, .. } = deltas;
+        let Deltas { input, inner, queries, keys, values, other, reached, .. } = deltas;
         attention.output.backward(compute, delta, inner)?;
-        let heads = attention.heads;
         queries.resize(memory.queries.len(), 0.0);
         keys.resize(memory.keys.len(), 0.0);
         values.resize(memory.values.len(), 0.0);
-        fn dense<B>(buffer: B, heads: usize, width: usize) -> Heads<B> {
-            Heads::dense(buffer, heads, width)
+        if let Some(relative) = &attention.relative {
+            let read = [&mut queries[..], &mut keys[..], &mut values[..]];
+            self.attend_relative((attention, relative), offsets, memory, inner, read, reached)?;
+        } else {
+            self.attend_dense(attention, offsets, memory, inner, [queries, keys, values])?;
         }
-        let slices = Backward {
-            q: dense(memory.queries.as_slice(), heads.queries, heads.width),
-            k: dense(memory.keys.as_slice(), heads.keys, heads.width),
-            v: dense(memory.values.as_slice(), heads.keys, heads.width),
-            o: dense(memory.context.as_slice(), heads.queries, heads.width),
-            d_o: dense(inner.as_slice(), heads.queries, heads.width),
-            log_sums: memory.log_sums.as_slice(),
-            dq: dense(queries.as_mut_slice(), heads.queries, heads.width),
-            dk: dense(keys.as_mut_slice(), heads.keys, heads.width),
-            dv: dense(values.as_mut_slice(), heads.keys, heads.width),
-        };
-        attention.kernel().backward(compute.workers, Documents::same(rows_of(offsets), offsets), slices)?;
         turn(compute, attention, angles, Direction::Backward, [&mut *queries, &mut *keys], other)?;
         let norms = [&attention.query_norm, &attention.key_norm, &None];
         for ((gradient, norm), projected) in
@@ -200,8 +194,12 @@ impl Pass<'_> {
                 self.norm(norm, projected, gradient, offsets, per_token)?;
             }
         }
-        let parts = [(&attention.query, &queries[..]), (&attention.key, &keys[..]), (&attention.value, &values[..])];
-        self.linear(&parts, x, offsets)?;
+        if let Some(relative) = &attention.relative {
+            self.linear_relative((attention, relative), [queries, keys, values], x, offsets, reached)?;
+        } else {
+            let Attention { query, key, value, .. } = attention;
+            self.linear(&[(query, &queries[..]), (key, &keys[..]), (value, &values[..])], x, offsets)?;
+        }
         if need {
             attention.query.backward(compute, queries, input)?;
             attention.key.add_backward(compute, keys, input)?;
@@ -210,7 +208,35 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The same of a feed-forward layer.
+    /// Goes back through attention itself, where it is of contents alone.
+    fn attend_dense(
+        &self,
+        attention: &Attention,
+        offsets: &[i64],
+        memory: &Memory,
+        context: &[f32],
+        [queries, keys, values]: [&mut [f32]; 3],
+    ) -> Result<()> {
+        fn dense<B>(buffer: B, heads: usize, width: usize) -> Heads<B> {
+            Heads::dense(buffer, heads, width)
+        }
+        let heads = attention.heads;
+        let slices = Backward {
+            q: dense(memory.queries.as_slice(), heads.queries, heads.width),
+            k: dense(memory.keys.as_slice(), heads.keys, heads.width),
+            v: dense(memory.values.as_slice(), heads.keys, heads.width),
+            o: dense(memory.context.as_slice(), heads.queries, heads.width),
+            d_o: dense(context, heads.queries, heads.width),
+            log_sums: memory.log_sums.as_slice(),
+            dq: dense(queries, heads.queries, heads.width),
+            dk: dense(keys, heads.keys, heads.width),
+            dv: dense(values, heads.keys, heads.width),
+        };
+        let documents = Documents::same(rows_of(offsets), offsets);
+        Ok(attention.kernel().backward(self.compute.workers, documents, slices)?)
+    }
+
+    /// As [`Pass::attend`], of a feed-forward layer.
     fn feed(&mut self, ran: Ran<'_>, x: &[f32], delta: &[f32], need: bool, deltas: &mut Deltas) -> Result<()> {
         let Ran { layer: Layer { feed_forward, .. }, offsets, memory, .. } = ran;
         let FeedForward { gate, up, down, activation } = feed_forward;

@@ -39,7 +39,8 @@
 //!
 //! A parameter is a tensor of the checkpoint, by its name and in its layout, each once ([`Model::parameters`]). Where several layers of the
 //! architecture are one tensor (queries, keys and values in GPT-NeoX, GPT-2 and ModernBERT) the tap gets the tensor's δ, outputs in
-//! the order of its rows. Where the head is the embeddings the tap gets both parts in one call, the last one.
+//! the order of its rows. Where the head is the embeddings the tap gets both parts in one call, the last one. Embeddings of distances (DeBERTa) get a part
+//! in every layer: the tap gets their sum, after the first layer.
 //!
 //! # What results depend on
 //!
@@ -60,8 +61,18 @@
 //!    + 2 H)                                  rows with targets, and their gradients
 //! ```
 //!
-//! bytes, and what [`forward_backward_memory`](gristmill_kernels::linear_ce::LinearCe::forward_backward_memory) says for the head. [`Backward::with_kept_bytes`] keeps the
-//! results of as many of the last layers as fit into so many bytes, instead of running them again.
+//! bytes. For attention with relative positions it is, with R the rows that distances reach, of all documents, L the tokens of the longest one, and r its
+//! rows (at most 2 L - 1, and those of the table); for a convolution of k tokens; and for tables of E numbers a token that are projected to H, at most
+//!
+//! ```text
+//! 4 (T (H + Q) + R (5 H + 3 Q)               tokens and distances behind one another; gradients of keys, queries and embeddings
+//!    + 2 L r + 8 max(2¹⁵, 32 L)              products and scores of a head
+//!    + T H (k + 4)                           neighbours of each token, and what the convolution gives
+//!    + 2 T E)                                sums of the tables' rows
+//! ```
+//!
+//! bytes more; and what [`forward_backward_memory`](gristmill_kernels::linear_ce::LinearCe::forward_backward_memory) says for the head.
+//! [`Backward::with_kept_bytes`] keeps the results of as many of the last layers as fit into so many bytes, instead of running them again.
 //!
 //! # Devices
 //!
@@ -71,6 +82,8 @@
 
 mod classifier;
 mod collect;
+mod convolution;
+mod distances;
 mod draw;
 mod language_model;
 mod layer;
@@ -94,7 +107,7 @@ use super::error::{ModelError, Result};
 use super::heads::Head;
 use super::layers::Compute;
 use super::parameters::{Parameter, ParameterKind};
-use super::transformer::{Embeddings, Memory, Purpose, Rows, Transformer};
+use super::transformer::{Embeddings, Memory, Purpose, Rows, Transformer, add};
 use super::{Batch, Model};
 use classifier::Classified;
 use language_model::TargetRows;
@@ -161,7 +174,7 @@ impl<'m> Backward<'m> {
     pub fn run(&mut self, compute: Compute<'_>, batch: &Batch, loss: Loss<'_>, tap: &mut dyn Tap) -> Result<Losses> {
         let Self { model, kept_bytes, streams, memories, deltas, scratch, targets } = self;
         let transformer = &model.transformer;
-        let Transformer { hidden, layers, last_norm, .. } = transformer;
+        let Transformer { hidden, layers, last_norm, embeddings, .. } = transformer;
         let offsets = batch.offsets();
         expect_head(model, loss)?;
         batch.check(transformer.vocabulary, transformer.most_positions)?;
@@ -180,6 +193,9 @@ impl<'m> Backward<'m> {
         memories.resize_with(kept.max(1), Memory::default);
         streams.resize_with(layers.len() - depth.first, Vec::new);
         let mut x = transformer.embed(compute, batch)?;
+        let convolution = embeddings.convolution.as_ref().filter(|_| !layers.is_empty());
+        let mut convolved = convolution.map(|layer| layer.forward(compute, offsets, &x)).transpose()?;
+        let mut convolution_sum = Vec::new();
         for (number, layer) in layers.iter().enumerate() {
             if number >= depth.first {
                 streams[number - depth.first].clone_from(&x);
@@ -189,6 +205,9 @@ impl<'m> Backward<'m> {
                 None => (Purpose::Result, &mut memories[0]),
             };
             transformer.layer(compute, layer, &angles, Rows::whole(offsets), purpose, &mut x, memory)?;
+            if let (Some(convolution), Some(convolved)) = (convolution, convolved.take()) {
+                convolution.add(compute, &convolved, &mut x, &mut convolution_sum)?;
+            }
         }
         let mut normed = Vec::new();
         let states = match last_norm {
@@ -232,8 +251,17 @@ impl<'m> Backward<'m> {
 
         // Back.
         pass.norm(last_norm, &x, &mut stream, offsets, 1)?;
+        pass.begin_distances(layers, *hidden, offsets, &mut deltas.reached);
+        let mut of_embedded = None;
         for (number, layer) in layers.iter().enumerate().skip(depth.first).rev() {
             let read = &streams[number - depth.first];
+            let below = depth.embeddings || number > depth.first;
+            if let Some(convolution) = convolution.filter(|_| number == 0) {
+                of_embedded = pass.convolution(convolution, read, &convolution_sum, &mut stream, offsets, below)?;
+                if !below && !pass.wants_layer(layer) {
+                    break;
+                }
+            }
             let memory = match (number + kept).checked_sub(layers.len()) {
                 Some(place) => &mut memories[place],
                 None => {
@@ -244,8 +272,11 @@ impl<'m> Backward<'m> {
                 }
             };
             let angles = transformer.angles_of(&layer.attention, &angles);
-            let below = depth.embeddings || number > depth.first;
             pass.layer(Ran { layer, angles, offsets, x: read, memory }, below, &mut stream, deltas)?;
+        }
+        pass.distances(layers, *hidden, &mut deltas.reached)?;
+        if let Some(delta) = of_embedded {
+            add(&mut stream, &delta);
         }
         if depth.embeddings {
             let head = tied_head.map(|head| targets.head_gradient(head, linear_ce));
@@ -257,18 +288,26 @@ impl<'m> Backward<'m> {
 
 impl Pass<'_> {
     fn depth(&self, transformer: &Transformer) -> Depth {
-        let Embeddings { tokens, positions, segment, norm, .. } = &transformer.embeddings;
-        let tables = [Some(tokens), positions.as_ref(), segment.as_ref()];
+        let Embeddings { projection, norm, convolution, .. } = &transformer.embeddings;
         let embeddings = self.tap.wants_inputs()
             || self.wants_norm(norm)
-            || tables.into_iter().flatten().any(|table| self.tap.wants(&table.parameter));
+            || projection.as_ref().is_some_and(|projection| self.wants_linear(projection))
+            || self.wants_tables(&transformer.embeddings);
         let layers = &transformer.layers;
-        let first = match embeddings {
+        // The convolution comes beside the first layer.
+        let first = match embeddings || convolution.as_ref().is_some_and(|layer| self.wants_convolution(layer)) {
             true => 0,
             false => layers.iter().position(|layer| self.wants_layer(layer)).unwrap_or(layers.len()),
         };
         let states = embeddings || first < layers.len() || self.wants_norm(&transformer.last_norm);
         Depth { first, embeddings, states }
+    }
+
+    /// Whether any of the tables is wanted that token ids are looked up in.
+    fn wants_tables(&self, embeddings: &Embeddings) -> bool {
+        let Embeddings { tokens, positions, segment, .. } = embeddings;
+        let tables = [Some(tokens), positions.as_ref(), segment.as_ref()];
+        tables.into_iter().flatten().any(|table| self.tap.wants(&table.parameter))
     }
 
     /// Goes back through the embeddings, given the gradient of what the first layer reads.
@@ -279,13 +318,23 @@ impl Pass<'_> {
         stream: &mut Vec<f32>,
         head: Option<HeadGradient<'_>>,
     ) -> Result<()> {
-        let Embeddings { tokens, positions, first_position, segment, norm, .. } = &transformer.embeddings;
+        let Embeddings { tokens, positions, first_position, segment, projection, norm, .. } = &transformer.embeddings;
         let offsets = batch.offsets();
         if norm.is_some() {
             self.norm(norm, &transformer.embed_unnormed(self.compute, batch)?, stream, offsets, 1)?;
         }
         if self.tap.wants_inputs() {
             self.tap.take_inputs(self.compute, stream, offsets)?;
+        }
+        if let Some(projection) = projection {
+            if self.wants_linear(projection) {
+                self.linear(&[(projection, stream)], &transformer.look_up(batch), offsets)?;
+            }
+            if !self.wants_tables(&transformer.embeddings) {
+                return Ok(());
+            }
+            let delta = std::mem::take(stream);
+            projection.backward(self.compute, &delta, stream)?;
         }
         let mut table = |parameter: &Parameter, rows: &dyn Fn() -> Vec<u32>, head| {
             if !self.tap.wants(parameter) {

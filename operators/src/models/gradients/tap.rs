@@ -69,8 +69,8 @@ pub trait Tap {
         false
     }
 
-    /// Takes the gradient of what the embeddings give for each token, `[tokens, hidden]`, before their norm where there is one; documents have
-    /// the rows `offsets[d]..offsets[d + 1]`.
+    /// Takes the gradient of what the embeddings give for each token, `[tokens, hidden]`, before their norm where there is one, and after their projection
+    /// where their tables are of another width; documents have the rows `offsets[d]..offsets[d + 1]`.
     ///
     /// # Errors
     /// As of [`Tap::take`].
@@ -165,6 +165,11 @@ impl Gradient<'_> {
 }
 
 /// The gradient of a linear layer's weights: that of document d is Σ δₜ xₜᵀ over its rows t, `offsets[d]..offsets[d + 1]`.
+///
+/// Rows are the tokens of a document, but for these: a classifier's last layers have one row for each document. In attention with relative positions
+/// (DeBERTa), the layers that make keys or queries of the embeddings of distances have a row for each of these that the document's distances reach: behind
+/// those of its tokens where a layer makes them of tokens, too, else these alone. What a convolution reads of a token are its neighbours,
+/// `[in, kernel]`.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearGradient<'a> {
     /// The layer, as the checkpoint has it.
@@ -173,7 +178,7 @@ pub struct LinearGradient<'a> {
     pub x: &'a [f32],
     /// The gradient of what it gave, `[rows, out]`.
     pub delta: &'a [f32],
-    /// Where documents begin, `[documents + 1]`. A classifier's last layers have one row for each document, others one for each token.
+    /// Where documents begin, `[documents + 1]`.
     pub offsets: &'a [i64],
 }
 
@@ -203,7 +208,7 @@ pub struct VectorGradient<'a> {
     pub gradients: &'a [f32],
 }
 
-/// The gradient of a table, `[rows of the table, hidden]`.
+/// The gradient of a table, `[rows of the table, width]`.
 #[derive(Debug)]
 pub struct TableGradient<'a> {
     /// Whose it is.
@@ -214,12 +219,12 @@ pub struct TableGradient<'a> {
     pub head: Option<HeadGradient<'a>>,
 }
 
-/// The gradient of embeddings: δₜ for the row of each token t.
+/// The gradient of embeddings: δₜ for the row of each token t, or for each row that a document's distances reach.
 #[derive(Clone, Copy, Debug)]
 pub struct Lookups<'a> {
-    /// Rows of the table, `[tokens]`.
+    /// Rows of the table, `[rows]`.
     pub rows: &'a [u32],
-    /// `[tokens, hidden]`.
+    /// `[rows, width of the table]`.
     pub delta: &'a [f32],
     /// Where documents begin, `[documents + 1]`.
     pub offsets: &'a [i64],

@@ -42,10 +42,7 @@ fn documents_have_the_same_bits_alone_and_in_a_batch_on_threads_and_with_layers_
         assert_same(&format!("{name} with all kept"), &each(&mut kept, ALONE, &batch, &target), &together);
         for (document, text) in texts.iter().enumerate() {
             let batch = Batch::of(text);
-            let target = match &target {
-                Target::Labels(labels) => Target::Labels(vec![labels[document]]),
-                _ => Target::of(&model, &batch),
-            };
+            let target = Target::of_documents(&model, &batch, document..document + 1);
             let alone = each(&mut backward, ALONE, &batch, &target);
             let of_document: Each = together
                 .iter()
@@ -66,16 +63,10 @@ fn sums_do_not_depend_on_batches_and_are_those_of_documents() {
         let (losses, at_once) = summed(&model, &batch, &Target::of(&model, &batch));
         let mut apart = ParameterGradients::new(|_| true);
         let mut backward = Backward::new(&model).unwrap();
-        let labels = model.labels().map_or(1, <[String]>::len);
         let mut found = Vec::new();
         for (first, texts) in texts.chunks(3).enumerate() {
             let batch = packed(texts);
-            let target = match Target::of(&model, &batch) {
-                Target::Labels(given) => {
-                    Target::Labels(given.iter().map(|label| (first * 3 + label) % labels).collect())
-                }
-                other => other,
-            };
+            let target = Target::of_documents(&model, &batch, 3 * first..3 * first + texts.len());
             found.extend(backward.run(ALONE, &batch, target.loss(), &mut apart).unwrap().documents);
         }
         assert_eq!(found, losses.documents, "{name}");
@@ -168,14 +159,16 @@ fn what_is_wanted_comes_from_the_last_layer_to_the_first_with_the_same_bits_what
         // The gradient of the inputs, put into the rows of the tokens, is that of the embeddings where they are no head.
         let inputs = recorded.inputs.unwrap();
         assert_eq!(inputs.len(), batch.tokens() * model.hidden_size());
-        let other = ["position", "type", "wpe"];
+        let other = ["position", "type", "wpe", "rel_"];
         let table = model.parameters().find(|parameter| {
             parameter.kind() == ParameterKind::Embedding && !other.iter().any(|other| parameter.name().contains(other))
         });
         let tied =
             !model.parameters().any(|parameter| parameter.kind() == ParameterKind::Head) && model.is_language_model();
+        let width = model.hidden_size();
+        // Tables of another width are read through a layer.
+        let table = table.filter(|table| table.shape()[1] == width);
         if let (Some(table), false) = (table, tied) {
-            let width = model.hidden_size();
             let mut sum = vec![0.0; table.elements()];
             for (&id, row) in batch.ids().iter().zip(inputs.chunks_exact(width)) {
                 sum[id as usize * width..(id as usize + 1) * width].iter_mut().zip(row).for_each(|(a, b)| *a += b);

@@ -8,10 +8,12 @@ mod parameters;
 mod references;
 mod refusals;
 
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use super::{Backward, DocumentGradients, Loss, Losses, ParameterGradients, Reduction, TokenLoss, token_weights};
 use crate::Resources;
+use crate::models::deberta_fixture::{Fixture, MODELS};
 use crate::models::tests::{ALONE, Expected, packed, reference};
 use crate::models::{Batch, LoadOptions, Model};
 
@@ -37,9 +39,28 @@ const SMALL: [&str; 14] = [
 const LARGE: [&str; 8] =
     ["llama", "llama3", "qwen2", "olmo", "olmo2", "gpt-neox", "bert-classifier", "modernbert-classifier"];
 
-/// Folders of the models that are there.
-fn models() -> impl Iterator<Item = (&'static str, PathBuf)> {
-    LARGE.into_iter().chain(SMALL).filter_map(|name| Some((name, reference(name)?)))
+/// The folder of a model: one that is there, or one that was made for a test.
+enum Folder {
+    Kept(PathBuf),
+    Made(tempfile::TempDir),
+}
+
+impl Deref for Folder {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        match self {
+            Self::Kept(path) => path,
+            Self::Made(folder) => folder.path(),
+        }
+    }
+}
+
+/// Folders of the models that are there, and of DeBERTa.
+fn models() -> impl Iterator<Item = (&'static str, Folder)> {
+    let fixture = Fixture::read();
+    let made = MODELS.into_iter().map(move |(name, _)| (name, Folder::Made(fixture.classifier(name))));
+    LARGE.into_iter().chain(SMALL).filter_map(|name| Some((name, Folder::Kept(reference(name)?)))).chain(made)
 }
 
 fn load(folder: &Path) -> Model {
@@ -62,10 +83,16 @@ enum Target {
 }
 
 impl Target {
-    /// The mean over the tokens of each document, or document d has label d, counted round.
+    /// The mean over the tokens of each document, or document d has label d, counted round, or with one label a value that follows from d.
     fn of(model: &Model, batch: &Batch) -> Self {
-        match model.labels() {
-            Some(labels) => Self::Labels((0..batch.documents()).map(|document| document % labels.len()).collect()),
+        Self::of_documents(model, batch, 0..batch.documents())
+    }
+
+    /// The same of a batch of some documents of a larger one.
+    fn of_documents(model: &Model, batch: &Batch, documents: Range<usize>) -> Self {
+        match model.labels().map(<[String]>::len) {
+            Some(1) => Self::Regression(documents.map(|document| document as f32 / 4.0 - 1.0).collect()),
+            Some(labels) => Self::Labels(documents.map(|document| document % labels).collect()),
             None => Self::Tokens(token_weights(batch, Reduction::Mean, |_, _| true)),
         }
     }

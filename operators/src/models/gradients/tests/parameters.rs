@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use safetensors::SafeTensors;
 
-use super::{Target, load, models, packed, summed, texts};
+use super::{Fixture, Target, load, models, packed, summed, texts};
 
 #[test]
 fn every_tensor_of_a_checkpoint_has_a_gradient() {
@@ -34,7 +34,8 @@ fn every_tensor_of_a_checkpoint_has_a_gradient() {
                 assert_eq!(gradient.len(), parameter.elements(), "{name} {}", parameter.name());
                 assert!(gradient.iter().all(|value| value.is_finite()), "{name} {}", parameter.name());
                 // A bias of keys adds the same to all scores of a query, unless keys are turned afterwards.
-                let without = ["k_lin.bias", "key.bias"].iter().any(|end| parameter.name().ends_with(end));
+                let without =
+                    ["k_lin.bias", "key.bias", "key_proj.bias"].iter().any(|end| parameter.name().ends_with(end));
                 let some = gradient.iter().any(|&value| value != 0.0);
                 assert!(some || without, "{name} {}: nothing but zeros", parameter.name());
                 (parameter.name().to_owned(), parameter.shape().to_vec())
@@ -43,4 +44,26 @@ fn every_tensor_of_a_checkpoint_has_a_gradient() {
         assert_eq!(got, expected, "{name}");
         println!("{name}: {} parameters", got.len());
     }
+}
+
+#[test]
+fn what_no_layer_reads_is_no_parameter() {
+    let folder = Fixture::read().classifier("v2-xlarge");
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["num_hidden_layers"] = 0.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let bytes = std::fs::read(folder.path().join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let left = tensors.tensors().into_iter().filter(|(name, _)| !name.contains("encoder.layer."));
+    let bytes = safetensors::serialize(left, None).unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+
+    let model = load(folder.path());
+    let batch = packed(&texts(folder.path()));
+    let (_, gradients) = summed(&model, &batch, &Target::of(&model, &batch));
+    let names: Vec<&str> = gradients.iter().map(|(parameter, _)| parameter.name()).collect();
+    assert_eq!(names.len(), model.parameters().len());
+    assert!(names.iter().all(|name| !name.contains("encoder.")), "{names:?}");
+    assert!(names.contains(&"deberta.embeddings.word_embeddings.weight"), "{names:?}");
 }

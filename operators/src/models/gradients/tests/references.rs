@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{ALONE, Backward, Expected, LARGE, Target, each, load, norm, off, packed, reference};
+use super::{ALONE, Backward, Expected, Fixture, LARGE, MODELS, Target, each, load, norm, off, packed, reference};
+use crate::models::Model;
 use crate::models::gradients::DocumentNorms;
 
 /// What is asked for. The references' own gradients in f32 differ from those in f64 by about 1e-6 of their norm.
@@ -69,6 +70,36 @@ fn direction(index: usize) -> f64 {
     f64::from(bits) / f64::from(1 << 23) - 1.0
 }
 
+/// Compares gradients with what transformers gave: for each document the loss, then norm and product with the direction of each parameter, by
+/// name. Says how many it compared.
+fn compare(key: &str, model: &Model, texts: &[Vec<u32>], target: &Target, expected: &[f32]) -> usize {
+    let batch = packed(texts);
+    let row = expected.len() / texts.len();
+    let mut backward = Backward::new(model).unwrap();
+    let losses = backward.run(ALONE, &batch, target.loss(), &mut super::ParameterGradients::new(|_| false)).unwrap();
+    let mut gradients = each(&mut backward, ALONE, &batch, target);
+    gradients.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    assert_eq!(gradients.len() * 2 + texts.len(), expected.len(), "{key}: one for each parameter");
+    let mut worst = 0_f64;
+    for ((document, parameter, gradient), place) in gradients.iter().zip((0..).map(|i| i % ((row - 1) / 2))) {
+        let of_document = &expected[document * row..(document + 1) * row];
+        assert!((losses.documents[*document] - f64::from(of_document[0])).abs() <= 1e-5, "{key}: loss");
+        let (length, product) = (f64::from(of_document[1 + 2 * place]), f64::from(of_document[2 + 2 * place]));
+        let got: f64 = gradient.iter().enumerate().map(|(i, &g)| direction(i) * f64::from(g)).sum();
+        // Gradients that cancel are as exact as what they are sums of: about 1e-7 of gradients of the size of 1.
+        let scale = length.max(1e-2);
+        let off = ((norm(gradient) - length).abs().max((got - product).abs())) / scale;
+        worst = worst.max(off);
+        assert!(
+            off <= TOLERANCE,
+            "{key} {parameter} document {document}: {} {got}, expected {length} {product}",
+            norm(gradient)
+        );
+    }
+    println!("{key}: differ by {worst:e} at most");
+    gradients.len()
+}
+
 #[test]
 fn gradients_of_small_models_are_those_of_transformers_in_double_precision() {
     let folder = reference("small").unwrap();
@@ -78,41 +109,27 @@ fn gradients_of_small_models_are_those_of_transformers_in_double_precision() {
         let (name, kind) = key.split_once(' ').unwrap_or((&key, ""));
         let folder = folder.join(name);
         let (texts, model) = (Expected::of(&folder).texts(), load(&folder));
-        let batch = packed(&texts);
-        let labels = model.labels().map_or(0, <[String]>::len);
-        let count = batch.documents() * labels;
+        let count = texts.len() * model.labels().map_or(0, <[String]>::len);
         let target = match kind {
             "multi_label" => Target::MultiLabel((0..count).map(|index| (index % 2) as f32).collect()),
             "regression" => Target::Regression((0..count).map(|index| index as f32 / 4.0 - 1.0).collect()),
-            _ => Target::of(&model, &batch),
+            _ => Target::of(&model, &packed(&texts)),
         };
-        // For each document the loss, then norm and product with the direction of each parameter, by name.
-        let expected = file.floats(&key);
-        let row = expected.len() / texts.len();
-        let mut backward = Backward::new(&model).unwrap();
-        let losses =
-            backward.run(ALONE, &batch, target.loss(), &mut super::ParameterGradients::new(|_| false)).unwrap();
-        let mut gradients = each(&mut backward, ALONE, &batch, &target);
-        gradients.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        assert_eq!(gradients.len() * 2 + texts.len(), expected.len(), "{key}: one for each parameter");
-        let mut worst = 0_f64;
-        for ((document, parameter, gradient), place) in gradients.iter().zip((0..).map(|i| i % ((row - 1) / 2))) {
-            let of_document = &expected[document * row..(document + 1) * row];
-            assert!((losses.documents[*document] - f64::from(of_document[0])).abs() <= 1e-5, "{key}: loss");
-            let (length, product) = (f64::from(of_document[1 + 2 * place]), f64::from(of_document[2 + 2 * place]));
-            let got: f64 = gradient.iter().enumerate().map(|(i, &g)| direction(i) * f64::from(g)).sum();
-            // Gradients that cancel are as exact as what they are sums of: about 1e-7 of gradients of the size of 1.
-            let scale = length.max(1e-2);
-            let off = ((norm(gradient) - length).abs().max((got - product).abs())) / scale;
-            worst = worst.max(off);
-            assert!(
-                off <= TOLERANCE,
-                "{key} {parameter} document {document}: {} {got}, expected {length} {product}",
-                norm(gradient)
-            );
-            compared += 1;
-        }
-        println!("{key}: differ by {worst:e} at most");
+        compared += compare(&key, &model, &texts, &target, &file.floats(&key));
     }
     assert!(compared > 1500, "{compared}");
+}
+
+#[test]
+fn gradients_of_every_setting_of_deberta_are_those_of_transformers_in_double_precision() {
+    let fixture = Fixture::read();
+    let mut compared = 0;
+    for (name, _) in MODELS {
+        let folder = fixture.classifier(name);
+        let (mut texts, model) = (super::texts(folder.path()), load(folder.path()));
+        texts.truncate(if fixture.takes_long(name) { 4 } else { 3 });
+        let target = Target::of(&model, &packed(&texts));
+        compared += compare(name, &model, &texts, &target, &fixture.floats(&format!("{name}/gradients")));
+    }
+    assert!(compared > 900, "{compared}");
 }
