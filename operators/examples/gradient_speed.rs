@@ -1,9 +1,9 @@
-//! Runs a language model over token ids forward and back on request, so that another program can take turns with it.
+//! Runs a language model or a classifier over token ids forward and back on request, so that another program can take turns with it.
 //!
 //! `gradient_speed FOLDER PRECISION` with f32 or bf16. Reads a JSON object a line,
 //! `{"documents": [[101, 2023, 102], …], "mode": "inputs", "kept": 0, "seconds": 1.0}`, packs all documents into one batch, and answers with
 //! `{"seconds": 0.5, "losses": [5.25, …], "norm": 0.125}`: the shortest time of the passes that fitted, at least one, the mean loss of each
-//! document's tokens, and the norm of what was asked for over all documents. Modes are `forward` (losses alone, no norm), `inputs` (gradients of activations
+//! document's tokens, or of a classifier the cross-entropy of its first label, and the norm of what was asked for over all documents. Modes are `forward` (losses alone, no norm), `inputs` (gradients of activations
 //! down to the embeddings), `taps` (the same, and x and δ of each linear layer are handed out), `weights` (gradients of all linear layers, summed), `first` (gradients of activations
 //! down to the first layer, which are what a sketch needs, and x and δ handed out), and `sketch` (the same, and projected on both sides to `"p": 16` rows; the norm is that of the
 //! projections). With `"signs": "bergson-2"` projections are those of that program, `"sum": true` takes the sum of tokens' losses, and `"write": PATH` has the rows
@@ -74,6 +74,7 @@ fn main() {
         documents.iter().for_each(|document| batch.push(document));
         let reduction = if request["sum"].as_bool() == Some(true) { Reduction::Sum } else { Reduction::Mean };
         let weights = token_weights(&batch, reduction, |_, _| true);
+        let labels = vec![0; documents.len()];
         let mut backward = Backward::new(&model).unwrap().with_kept_bytes(kept);
         let mut gradients = ParameterGradients::new(|parameter| parameter.kind() == ParameterKind::Linear);
         let dimension = request["p"].as_u64().map(|p| usize::try_from(p).unwrap());
@@ -85,8 +86,15 @@ fn main() {
         let (begun, mut shortest, mut losses, mut norm) = (Instant::now(), f64::INFINITY, Vec::new(), 0.0);
         while shortest.is_infinite() || begun.elapsed() < limit {
             let turn = now();
-            let loss = Loss::Tokens(TokenLoss { weights: &weights, targets: None });
+            let loss = match model.is_language_model() {
+                true => Loss::Tokens(TokenLoss { weights: &weights, targets: None }),
+                false => Loss::Labels(&labels),
+            };
             match request["mode"].as_str().unwrap() {
+                "forward" if !model.is_language_model() => {
+                    let mut tap = Inputs { layers: false, inputs: false, squares: 0.0 };
+                    losses = backward.run(ALONE, &batch, loss, &mut tap).unwrap().documents;
+                }
                 "forward" => {
                     let tokens = model.token_losses(ALONE, &batch).unwrap().unwrap();
                     let document = |rows: &[i64]| -> f64 {
