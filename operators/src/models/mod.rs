@@ -95,7 +95,8 @@ pub struct LoadOptions {
     /// unquantised to f32, or to bf16 with that precision, for each product anew.
     pub four_bits: bool,
     /// Whether [gradients] can be computed. Weights of linear layers and of the head of a language model then take twice the memory, since
-    /// they are held in the order of backward passes, too. Not together with four bits, nor with an adapter beside the weights.
+    /// they are held in the order of backward passes, too; and layers that only make keys and queries of distances (DeBERTa) are held, which
+    /// inference does without. Not together with four bits, nor with an adapter beside the weights.
     pub gradients: bool,
 }
 
