@@ -7,7 +7,8 @@
 #   cargo build --release --features cuda --bin gristmill
 #   cargo build --release -p gristmill-kernels --features cuda --example doctor --example bench
 #   cargo build --release -p gristmill-operators --features cuda --example model_device
-# Pipelines run on the GPU, or on $DEVICE (cpu, to try the script). Where python3 has torch and transformers, they are timed on the same shapes. TEXTS of 1,024 tokens each are ranked by their gradients, 4,096 of them if nothing is said, and as many or more are embedded and scored.
+# Pipelines run on the GPU, or on $DEVICE (cpu, to try the script). Where python3 has torch and transformers, they are timed on the same shapes.
+# TEXTS of 1,024 tokens each are ranked by their gradients, 4,096 of them if nothing is said, and as many or more are embedded and scored.
 set -euo pipefail
 folder=$1 bin=$2 texts=${3:-4096} device=${DEVICE:-cuda}
 fixtures=$(cd "$(dirname "$0")/../tests/fixtures/models" && pwd)

@@ -29,7 +29,7 @@ struct Key {
 
 static LOADED: Loaded<Key, Model> = Loaded::new();
 
-/// The model at a location, with an adapter, and the identities of the files of both, and of the device that it computes on.
+/// The model at a location, with an adapter, and the identities of the files of both.
 pub(super) fn load(
     kind: &str,
     location: &str,
@@ -72,7 +72,7 @@ fn get(
         let options = adapter.map(|location| AdapterOptions { location, apply: precision.apply() });
         let how = LoadOptions { gradients, ..precision.into() };
         let loaded = Model::load_adapted(location, options, resources, how);
-        let (mut model, mut identities) = loaded.map_err(|error| match (&error, adapter) {
+        let (mut model, identities) = loaded.map_err(|error| match (&error, adapter) {
             (ModelError::Adapter(_), Some(adapter)) => unusable(adapter, &error),
             _ => unusable(location, &error),
         })?;
@@ -84,15 +84,12 @@ fn get(
                 moved => moved.map_err(|error| unusable(location, &error))?,
             }
         }
-        if let Some(name) = model.device() {
-            identities.push(computed_on(location, name));
-        }
         Ok((model, identities))
     })
 }
 
 /// What a run that continues must agree with: results have other bits on another kind of device. The CPU is the same everywhere.
-fn computed_on(location: &str, device: &str) -> ResourceIdentity {
+pub(super) fn computed_on(location: &str, device: &str) -> ResourceIdentity {
     let hash = blake3::hash(device.as_bytes()).to_hex().to_string();
     ResourceIdentity { location: format!("device of {location}"), hash }
 }

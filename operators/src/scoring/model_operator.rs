@@ -59,7 +59,7 @@ impl<C: Columns> Operator for ModelOperator<C> {
     }
 
     fn resources(&self) -> Vec<ResourceIdentity> {
-        self.shared.reader.identities.clone()
+        self.shared.reader.resources()
     }
 
     fn start(&self) -> Result<Box<dyn Pass>> {

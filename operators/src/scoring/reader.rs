@@ -75,6 +75,8 @@ pub(crate) struct Reader {
     pub(crate) context_length: usize,
     /// Of the model's files, those of its adapter, and the tokenizer's, the last.
     pub(crate) identities: Vec<ResourceIdentity>,
+    /// Of the device that computes, where it is not the CPU.
+    computed_on: Option<ResourceIdentity>,
 }
 
 /// What a configuration says of a [`Reader`].
@@ -137,7 +139,13 @@ impl Reader {
                 usual.map_or(most, |length| length.min(most))
             }
         };
-        Ok(Self { kind, column: column.to_owned(), model, tokenizer, context_length, identities })
+        let computed_on = model.device().map(|name| loaded::computed_on(location, name));
+        Ok(Self { kind, column: column.to_owned(), model, tokenizer, context_length, identities, computed_on })
+    }
+
+    /// What a run that continues must agree with: the files, and the kind of device. What was made from the files on one kind of device may be used on another.
+    pub(crate) fn resources(&self) -> Vec<ResourceIdentity> {
+        self.identities.iter().chain(&self.computed_on).cloned().collect()
     }
 
     /// Refuses a model that does not predict tokens.

@@ -124,7 +124,7 @@ impl Operator for Gradient {
     }
 
     fn resources(&self) -> Vec<ResourceIdentity> {
-        self.shared.reader.identities.clone()
+        self.shared.reader.resources()
     }
 
     fn start(&self) -> Result<Box<dyn Pass>> {

@@ -102,15 +102,15 @@ impl Prepared {
         if config.method != Method::Representation {
             reader.expect_language_model(&config.model)?;
         }
-        let mut identities = reader.identities.clone();
+        let mut identities = reader.resources();
         let (queries, of_queries) =
             Queries::read(&config.queries, &reader.tokenizer, reader.context_length, resources)?;
-        identities.extend(of_queries);
         let mut files = blake3::Hasher::new();
-        identities.iter().for_each(|identity| {
+        reader.identities.iter().chain(&of_queries).for_each(|identity| {
             files.update(identity.hash.as_bytes());
         });
         let files = files.finalize().to_hex().to_string();
+        identities.extend(of_queries);
         let names = queries.aggregation.names();
         let (mut statistics, mut factors, mut moments) = (None, None, None);
         let mut hash = None;

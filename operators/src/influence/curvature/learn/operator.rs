@@ -101,7 +101,7 @@ impl OperatorKind for GradientStatisticsKind {
         };
         let reader = Reader::for_gradients(KIND, reading, resources)?;
         reader.expect_language_model(&config.model)?;
-        let mut identities = reader.identities.clone();
+        let mut identities = reader.resources();
         let of_modules = |message: String| invalid(KIND, "modules", message);
         let layers = Layers::of(&reader.model, &config.modules, config.bias).map_err(of_modules)?;
         let sketch = config.sketch().map(|sketch| Sketch::new(&reader.model, &sketch));
