@@ -11,7 +11,7 @@ use gristmill_operators::models::Batch;
 use half::bf16;
 
 use crate::shapes::{Shape, bert_base, llama_1b, make, modernbert_large};
-use crate::{ALONE, TOKENS, load};
+use crate::{ALONE, TOKENS, load, timed};
 
 pub(crate) fn time_all(device: &Device, least: Duration) {
     for shape in [bert_base(), modernbert_large(), llama_1b()] {
@@ -31,18 +31,12 @@ fn time(device: &Device, shape: &Shape, folder: &Path, half: bool, least: Durati
     model.move_to(device, TOKENS).unwrap();
     let ask = || {
         if shape.losses {
-            model.token_losses(ALONE, &batch).unwrap().unwrap().len()
+            drop(model.token_losses(ALONE, &batch).unwrap());
         } else {
-            model.pooled(ALONE, &batch, None, Pool::Mean).unwrap().len()
+            drop(model.pooled(ALONE, &batch, None, Pool::Mean).unwrap());
         }
     };
-    ask();
-    let (begun, mut runs) = (Instant::now(), 0);
-    while runs == 0 || begun.elapsed() < least {
-        ask();
-        runs += 1;
-    }
-    let seconds = begun.elapsed().as_secs_f64() / f64::from(runs);
+    let seconds = timed(least, ask);
     let tokens = batch.tokens() as f64;
     let head = if shape.losses { (model.hidden_size() * model.vocabulary()) as f64 } else { 0.0 };
     let work = 2.0 * tokens * (shape.layer_products + head + shape.attention_products(shape.length));

@@ -1,7 +1,7 @@
 //! How fast gradients are projected.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gristmill_kernels::device::Device;
 use gristmill_operators::influence::sketch::{Projector, Sketch, SketchSpec};
@@ -11,7 +11,7 @@ use half::bf16;
 
 use crate::forward::product;
 use crate::shapes::{Shape, llama_1b, make, neox_160m};
-use crate::{ALONE, TOKENS, load};
+use crate::{ALONE, TOKENS, load, timed};
 
 /// Tokens of a text.
 const LENGTH: usize = 1024;
@@ -38,17 +38,11 @@ fn time(device: &Device, shape: &Shape, folder: &Path, half: bool, least: Durati
     let loss = Loss::Tokens(TokenLoss { weights: &weights, targets: None });
     let mut backward = Backward::new(&model).unwrap();
     let mut projector = Projector::new(&sketch);
-    let mut ask = || {
+    let ask = || {
         projector.prepare(&batch);
         backward.run(ALONE, &batch, loss, &mut projector).unwrap();
     };
-    ask();
-    let (begun, mut runs) = (Instant::now(), 0);
-    while runs == 0 || begun.elapsed() < least {
-        ask();
-        runs += 1;
-    }
-    let seconds = begun.elapsed().as_secs_f64() / f64::from(runs);
+    let seconds = timed(least, ask);
     let tokens = batch.tokens() as f64;
     let peak = if half { product::<bf16>(device, shape, least) } else { product::<f32>(device, shape, least) };
     let work = tokens * floor(shape, (model.hidden_size() * model.vocabulary()) as f64);

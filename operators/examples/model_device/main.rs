@@ -25,7 +25,7 @@ mod gradients;
 mod shapes;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gristmill_kernels::device::Device;
 use gristmill_kernels::workers::Serial;
@@ -78,4 +78,15 @@ fn load(folder: &Path, half: bool, gradients: bool) -> Model {
     let precision = if half { Precision::Bf16 } else { Precision::F32 };
     let options = LoadOptions { precision, gradients, ..LoadOptions::default() };
     Model::load(&folder.to_string_lossy(), &Resources::local(), options).unwrap().0
+}
+
+/// Mean seconds of what is asked, after once that does not count.
+fn timed(least: Duration, mut ask: impl FnMut()) -> f64 {
+    ask();
+    let (begun, mut runs) = (Instant::now(), 0);
+    while runs == 0 || begun.elapsed() < least {
+        ask();
+        runs += 1;
+    }
+    begun.elapsed().as_secs_f64() / f64::from(runs)
 }

@@ -76,7 +76,7 @@ pub(crate) struct Reader {
     /// Of the model's files, those of its adapter, and the tokenizer's, the last.
     pub(crate) identities: Vec<ResourceIdentity>,
     /// Of the device that computes, where it is not the CPU.
-    computed_on: Option<ResourceIdentity>,
+    pub(crate) computed_on: Option<ResourceIdentity>,
 }
 
 /// What a configuration says of a [`Reader`].

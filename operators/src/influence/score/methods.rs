@@ -224,38 +224,33 @@ impl Ingredients<'_> {
             Method::Ekfac => Curvature::Ekfac { kfac: self.factors()?, lambda: self.statistics()? },
             _ => Curvature::Identity,
         };
-        let precondition =
-            |queries: &mut QueryGradients| curvature.precondition(COMPUTE, self.damping(), queries).map_err(statistic);
-        let (shares, mut combined) = (aggregation.shares(), None::<QueryGradients>);
         let (mut whole, mut of_low_rank) = (None, LowRankQueries::new(rank.unwrap_or_default()));
+        let mut take = |mut queries: QueryGradients| -> Result<()> {
+            curvature.precondition(COMPUTE, self.damping(), &mut queries).map_err(statistic)?;
+            match rank {
+                Some(_) => of_low_rank.add(queries).map_err(statistic)?,
+                None => whole = Some(queries),
+            }
+            Ok(())
+        };
+        let (shares, mut combined) = (aggregation.shares(), None::<QueryGradients>);
         for (number, some) in documents.chunks(at_once.max(1)).enumerate() {
             let first = number * at_once;
             let mut collect = Gathered(QueryGradients::new(layers.clone()));
             let made = run(self.model, some, &mut collect).map_err(|error| self.failed(&error))?;
             self.vectors(first, made)?;
-            let mut queries = collect.0;
             // Where each query is scored by itself its gradient is what it is.
-            if aggregation.combines() {
-                let sums = queries.combined(&within(&shares, first..first + some.len()));
-                match &mut combined {
-                    Some(combined) => combined.add(&sums),
-                    none => *none = Some(sums),
-                }
+            if !aggregation.combines() {
+                take(collect.0)?;
                 continue;
             }
-            precondition(&mut queries)?;
-            match rank {
-                Some(_) => of_low_rank.add(queries).map_err(statistic)?,
-                None => whole = Some(queries),
+            let sums = collect.0.combined(&within(&shares, first..first + some.len()));
+            match &mut combined {
+                Some(combined) => combined.add(&sums),
+                none => *none = Some(sums),
             }
         }
-        if let Some(mut queries) = combined {
-            precondition(&mut queries)?;
-            match rank {
-                Some(_) => of_low_rank.add(queries).map_err(statistic)?,
-                None => whole = Some(queries),
-            }
-        }
+        combined.map_or(Ok(()), take)?;
         let scorer = match whole {
             Some(queries) => ExactScorer::whole(queries),
             None => of_low_rank.into_scorer(),

@@ -1,22 +1,18 @@
-//! Losses of a batch on a device, and the way back from them.
+//! A batch on a device forward to its losses, and back through the layers.
 
 use gristmill_kernels::device::{Array, Device};
 use gristmill_kernels::gemm::{LinearBuffers, LinearLayer, LinearOutput};
 use gristmill_kernels::launch::Float;
-use gristmill_kernels::linear_ce::{
-    BackwardWorkspace, GradientBuffers, HeadBuffers, IGNORED, IdBuffer, LinearCe, RowBuffers, ScoreBuffers,
-    TokenBuffers,
-};
-use gristmill_kernels::residual::{Embedding, EmbeddingBuffers};
 
 use super::back::{Back, Deltas, Ran};
 use super::forward::{Memory, Pass, Scratch, Until};
 use super::heads::OnDevice;
+use super::loss::{HeadLoss, head};
 use super::taps::{Projector, Taps};
-use super::weights::{Head, Weights};
+use super::weights::Weights;
 use crate::models::batch::Batch;
 use crate::models::error::{ModelError, Result};
-use crate::models::gradients::{Losses, Tap, Targets, TokenLoss};
+use crate::models::gradients::{Losses, Tap, TokenLoss};
 use crate::models::layers::Compute;
 use crate::models::transformer::Purpose;
 
@@ -55,19 +51,7 @@ pub(super) struct BackScratch<T> {
     most_kept: usize,
     deltas: Deltas<T>,
     projector: Projector<T>,
-    chosen: Targets,
-    targets: Array<i64>,
-    weights: Array<f32>,
-    losses: Array<f32>,
-    log_sums: Array<f32>,
-    /// Of the head, forward and back.
-    workspace: Array<f32>,
-    values: Array<T>,
-    sums: Array<f32>,
-    /// Of hidden states.
-    gradient: Array<T>,
-    /// 0, 1, …: rows as they are.
-    rows: Array<i32>,
+    loss: HeadLoss<T>,
     logits: Array<f32>,
 }
 
@@ -79,16 +63,7 @@ impl<T: Float> BackScratch<T> {
             most_kept: usize::MAX,
             deltas: Deltas::new(device),
             projector: Projector::new(device),
-            chosen: Targets::default(),
-            targets: device.empty(),
-            weights: device.empty(),
-            losses: device.empty(),
-            log_sums: device.empty(),
-            workspace: device.empty(),
-            values: device.empty(),
-            sums: device.empty(),
-            gradient: device.empty(),
-            rows: device.empty(),
+            loss: HeadLoss::new(device),
             logits: device.empty(),
         }
     }
@@ -96,43 +71,6 @@ impl<T: Float> BackScratch<T> {
     /// Gives back all memory. How many layers' results are kept at most stays.
     pub(super) fn release(&mut self, device: &Device) {
         *self = Self { most_kept: self.most_kept, ..Self::new(device) };
-    }
-
-    /// Chooses targets, and makes room for all that comes after the last layer.
-    fn prepare(&mut self, batch: &Batch, loss: TokenLoss<'_>, weights: &Weights<T>) -> Result<()> {
-        let tokens = batch.tokens();
-        let linear_ce = linear_ce(weights);
-        self.chosen.choose(batch, loss, linear_ce.vocabulary)?;
-        let (mut ids, mut of_rows) = (vec![IGNORED; tokens], vec![0.0; tokens]);
-        let Targets { rows, ids: chosen, weights: counts, .. } = &self.chosen;
-        for ((&row, &id), &weight) in rows.iter().zip(chosen).zip(counts) {
-            (ids[row], of_rows[row]) = (id, weight);
-        }
-        self.targets.upload(&ids)?;
-        self.weights.upload(&of_rows)?;
-        self.rows.upload(&(0..i32::try_from(tokens).unwrap_or(i32::MAX)).collect::<Vec<_>>())?;
-        self.losses.resize(tokens)?;
-        self.log_sums.resize(tokens)?;
-        self.workspace.resize(linear_ce.forward_workspace(tokens))?;
-        let (values, sums) = linear_ce.backward_workspace(tokens);
-        self.values.resize(values)?;
-        self.sums.resize(sums)?;
-        self.gradient.resize(tokens * weights.hidden)?;
-        Ok(())
-    }
-}
-
-const fn linear_ce<T>(weights: &Weights<T>) -> LinearCe {
-    LinearCe { width: weights.hidden, vocabulary: weights.vocabulary, logit_scale: 1.0, label_smoothing: 0.0 }
-}
-
-/// The head's weights, where the model is a language model.
-fn head<T>(weights: &Weights<T>) -> Result<&Array<T>> {
-    match &weights.head {
-        Head::LanguageModel(head) => Ok(head.as_ref().unwrap_or(&weights.embeddings.tokens)),
-        Head::None | Head::Classifier(_) => {
-            Err(ModelError::NotOnDevice { what: "gradients of other losses than tokens'" })
-        }
     }
 }
 
@@ -147,10 +85,9 @@ impl<T: Float> OnDevice<T> {
         kept: &mut usize,
     ) -> Result<Losses> {
         let Self { device, weights, scratch, back, .. } = self;
-        let head = head(weights)?;
         let tokens = batch.tokens();
-        back.prepare(batch, loss, weights)?;
-        let BackScratch { streams, memories, most_kept, deltas, projector, .. } = back;
+        let BackScratch { streams, memories, most_kept, deltas, projector, loss: head_loss, .. } = back;
+        head_loss.prepare(batch, loss, weights)?;
         // Taps borrow offsets, which the pass uploads into the same memory.
         let offsets = device.upload(batch.offsets())?;
         let mut taps = Taps::new(device, weights, compute, tap, (batch.offsets(), &offsets), projector)?;
@@ -172,61 +109,18 @@ impl<T: Float> OnDevice<T> {
         }
         pass.read_stream(weights.last_norm.as_ref())?;
 
-        // The loss, and the gradient of hidden states.
-        let linear_ce = linear_ce(weights);
-        let buffers = HeadBuffers { weights: head.read(), bias: None };
-        let scores = ScoreBuffers {
-            loss: back.losses.write(),
-            log_sum_exp: back.log_sums.write(),
-            best: None,
-            best_log_probability: None,
-            rank: None,
-            workspace: back.workspace.write(),
-        };
-        let ids = IdBuffer::I64(back.targets.read());
-        let hidden = pass.scratch.input.read();
-        device.run(&linear_ce.forward_launches(hidden, buffers, TokenBuffers { ids, offsets: None }, scores)?)?;
-        let of_rows = back.losses.download()?;
-        let of_targets: Vec<f32> = back.chosen.rows.iter().map(|&row| of_rows[row]).collect();
-        let losses = back.chosen.losses(batch, &of_targets)?;
+        let losses = head_loss.losses(device, weights, batch, &pass.scratch.input)?;
         if first == layers.len() {
             taps.finish()?;
             return Ok(losses);
         }
-        let rows = RowBuffers {
-            hidden: pass.scratch.input.read(),
-            ids: IdBuffer::I64(back.targets.read()),
-            log_sum_exp: back.log_sums.read(),
-            weights: back.weights.read(),
-        };
-        let workspace = BackwardWorkspace { values: back.values.write(), sums: back.sums.write() };
-        let gradients = GradientBuffers { hidden: Some(back.gradient.write()), head: None, workspace };
-        device.run(&linear_ce.backward_launches(
-            rows,
-            HeadBuffers { weights: head.read(), bias: None },
-            gradients,
-        )?)?;
-        // In single precision, as the stream is.
-        let buffers = EmbeddingBuffers {
-            tokens: back.gradient.read(),
-            positions: None,
-            segment: None,
-            ids: back.rows.read(),
-            x: deltas.input.write(),
-        };
-        device.run(&Embedding { width: weights.hidden }.launches(buffers)?)?;
 
         // Back.
-        let mut on_last = true;
+        head_loss.backward(device, weights, &pass.scratch.input, &mut deltas.input)?;
+        way(device, weights, pass.scratch, tokens, deltas, &mut taps).last_norm(&pass.scratch.x)?;
         for (number, layer) in layers.iter().enumerate().skip(first).rev() {
             let read = &streams[number - first];
             let place = (number + *kept).checked_sub(layers.len());
-            if on_last {
-                let Pass { scratch, .. } = &pass;
-                let mut back = way(device, weights, scratch, tokens, deltas, &mut taps);
-                back.last_norm(&scratch.x)?;
-                on_last = false;
-            }
             if place.is_none() {
                 pass.set_stream(read)?;
                 pass.layer_into(layer, Purpose::Backward, &mut memories[0])?;
@@ -259,17 +153,16 @@ impl<T: Float> Differentiate for OnDevice<T> {
         loss: TokenLoss<'_>,
         tap: &mut dyn Tap,
     ) -> Result<Losses> {
+        let mut released = false;
         loop {
-            let mut kept = 1;
+            let mut kept = self.back.most_kept.min(self.weights.layers.len());
             let result = self.attempt(compute, batch, loss, tap, &mut kept);
-            if !result.as_ref().is_err_and(ModelError::is_out_of_memory) {
+            // What earlier batches left may have been in the way.
+            if !result.as_ref().is_err_and(ModelError::is_out_of_memory) || (released && kept <= 1) {
                 return result;
             }
             self.give_back();
-            if kept <= 1 {
-                return result;
-            }
-            self.back.most_kept = kept / 2;
+            (released, self.back.most_kept) = (true, (kept / 2).max(1));
         }
     }
 

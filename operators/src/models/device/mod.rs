@@ -10,7 +10,7 @@
 //!
 //! The parts: `weights` walks over a model and uploads it, `forward` computes a batch, `heads` what stands on it, `queue` collects what is asked by all
 //! splits and packs it, and `serve` puts a model on a thread behind that queue. Gradients do not go through the queue: who asks has a tap of its own, and a batch of
-//! its own, and has the device while the batch goes forward and back. `differentiate` does that, `back` goes through a layer, and `taps` hands to the tap what it wants.
+//! its own, and has the device while the batch goes forward and back. `differentiate` does that, `loss` stands at its end, `back` goes through a layer, and `taps` hands to the tap what it wants.
 //!
 //! Nothing of this has been run on a GPU yet; tests run the same kernels on the CPU.
 
@@ -20,6 +20,7 @@ mod forward;
 #[cfg(test)]
 mod gradient_tests;
 mod heads;
+mod loss;
 mod queue;
 mod serve;
 mod taps;

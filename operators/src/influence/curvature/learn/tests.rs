@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::super::{Covariances, Factors, Layers, Statistic};
 use super::file::from_batch;
 use super::{GradientStatisticsConfig, GradientStatisticsKind, Origin, next_fit, read_factors};
+use crate::ResourceIdentity;
 use crate::influence::Modules;
 use crate::models::gradients::{Backward, Loss, Reduction, TokenLoss, token_weights};
 use crate::models::tests::{ALONE, packed};
@@ -159,7 +160,12 @@ fn files_are_read_and_those_of_something_else_refused() {
         context_length: Some(16),
         preferred_length: None,
     };
-    let reader = Reader::for_gradients("test", reading, &resources).unwrap();
+    let mut reader = Reader::for_gradients("test", reading, &resources).unwrap();
+    // What was learned on another kind of device may be used here; a run that goes on must agree with it.
+    assert_eq!(reader.resources(), reader.identities);
+    let device = ResourceIdentity { location: "device of a model".to_owned(), hash: "0123".to_owned() };
+    reader.computed_on = Some(device.clone());
+    assert_eq!(reader.resources().last(), Some(&device));
     let expected = |statistics: Value| {
         let config = spec(&json!({"statistics": statistics})).config;
         Origin::of(&serde_json::from_value(config).unwrap(), &reader, None)

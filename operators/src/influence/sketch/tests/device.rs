@@ -5,6 +5,7 @@ use gristmill_kernels_shim::ShimDevice;
 
 use super::super::NormsOf;
 use super::*;
+use crate::models::gradients::Tap;
 
 fn moved(folder: &Path) -> Model {
     let mut model = load(folder);
@@ -32,6 +33,9 @@ fn rows_of_a_device_are_those_of_the_cpu() {
                 ] {
                     let rows = |model: &Model| {
                         let mut projector = Projector::new(&sketch).with_rows(rows_of).with_norms(norms_of);
+                        // What a device makes, and what it hands out to be made here.
+                        let there = dimension > 0 && rows_of == RowsOf::Documents && norms_of == NormsOf::Nothing;
+                        assert_eq!(projector.projections().is_some(), there);
                         run(&mut Backward::new(model).unwrap(), ALONE, &batch, &target, &mut projector);
                         let norms: Vec<Option<f64>> = (0..texts.len()).map(|text| projector.norm(text)).collect();
                         (projector.rows().to_vec(), norms)
